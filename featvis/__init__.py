@@ -1,0 +1,32 @@
+"""featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both."""
+
+from featvis import agreement, images, plots, visualize
+from featvis.atlas import Atlas, atlas
+from featvis.errors import FeatvisError
+from featvis.exemplars import Exemplars, exemplars
+from featvis.images import natural_images
+from featvis.shelf import Shelf
+from featvis.subjects import Preprocess, Subject, Unit
+from featvis.visualize import StopRender, Visualizations, render
+from featvis.zoo import load
+
+__all__ = [
+    "Atlas",
+    "Exemplars",
+    "FeatvisError",
+    "Preprocess",
+    "Shelf",
+    "StopRender",
+    "Subject",
+    "Unit",
+    "Visualizations",
+    "agreement",
+    "atlas",
+    "exemplars",
+    "images",
+    "load",
+    "natural_images",
+    "plots",
+    "render",
+    "visualize",
+]

@@ -1,0 +1,5 @@
+"""`python -m featvis` is `featvis`."""
+
+from featvis.cli import main
+
+main()

@@ -1,0 +1,17 @@
+"""The one exception that a reader's mistake raises: a clear sentence, no traceback on the command line."""
+
+
+class FeatvisError(ValueError):
+    """What was given and what would be valid, in one sentence."""
+
+
+def listed(names, most: int = 12) -> str:
+    """`names` as "a, b, c ... (40 in all)" for an error's sentence."""
+    names = [str(name) for name in names]
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} ... ({len(names)} in all)"
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says, or else its type."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

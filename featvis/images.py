@@ -1,0 +1,305 @@
+"""Natural images as streams of (image, label, id): the embedded photographs, a folder, a torchvision data set.
+
+Images are float tensors (3, size, size) in [0, 1]; normalization belongs to the subject.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from featvis import photographs
+from featvis.errors import FeatvisError, listed
+
+Batch = tuple[Tensor, Tensor, list[str]]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+_BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+PHOTO_CROPS = {"train": 6800, "heldout": 5100, "all": 11_900}  # 400, 300 and 700 crops of each photograph
+
+
+class NaturalImages(Protocol):
+    """A finite, ordered, random-access stream of natural images of one size."""
+
+    name: str
+    size: int
+    classes: tuple[str, ...]
+    skipped: list[str]
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+        """Image (3, size, size) in [0, 1], label (-1: unknown), id (unique in this stream)."""
+        ...
+
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of (images (n, 3, size, size), labels (n,), ids), from image `start` on."""
+        ...
+
+    def image(self, id: str) -> Tensor:
+        """The image (3, size, size) with this id."""
+        ...
+
+    def overlap(self, first: str, second: str) -> bool:
+        """Whether two images show largely the same pixels of one photograph."""
+        ...
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What `natural_images` needs to make this stream again, with its fingerprint."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an image of the stream may have changed."""
+        ...
+
+
+class _Stream:
+    """What the sources share: batching by random access."""
+
+    name: str
+    size: int
+    classes: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+
+    def __len__(self) -> int:
+        raise TypeError(f"{type(self).__name__} has no length")
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+        raise TypeError(f"{type(self).__name__} has no images")
+
+    def image(self, id: str) -> Tensor:
+        raise TypeError(f"{type(self).__name__} has no images")
+
+    @property
+    def fingerprint(self) -> str:
+        raise TypeError(f"{type(self).__name__} has no images")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return {"source": self.name, "n": len(self), "size": self.size, "fingerprint": self.fingerprint}
+
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
+        for first in range(start, len(self), batch_size):
+            rows = []
+            for index in range(first, min(first + batch_size, len(self))):
+                try:
+                    rows.append(self[index])
+                except FeatvisError as error:  # a file that turns out broken is named and left out
+                    if str(error) not in self.skipped:
+                        self.skipped.append(str(error))
+            if rows:
+                images, labels, ids = zip(*rows, strict=True)
+                yield torch.stack(images), torch.tensor(labels), list(ids)
+
+    def overlap(self, first: str, second: str) -> bool:
+        return first == second
+
+
+class PhotoCrops(_Stream):
+    """Crops of the 17 embedded photographs, in turn: image i is crop i // 17 of photograph i % 17.
+
+    `split` is "train", "heldout" or "all": four training crops, then three held-out ones, and so on.
+    """
+
+    def __init__(self, split: str = "heldout", n: int | None = None, size: int = 96, seed: int = 0):
+        super().__init__()
+        if split not in PHOTO_CROPS:
+            raise FeatvisError(f"photos have no split {split!r}; there are {listed(PHOTO_CROPS)}.")
+        self.name, self.split, self.size, self.seed = f"photos-{split}", split, size, seed
+        self.classes = photographs.CLASSES
+        self.n = PHOTO_CROPS[split] if n is None else n
+        if self.n < 1:
+            raise FeatvisError(f"n={n} images were asked for; at least 1 is needed.")
+        per_photograph = -(-self.n // len(self.classes))
+        self._boxes = [list(islice(self._stream(p), per_photograph)) for p in range(len(self.classes))]
+
+    def _stream(self, photograph: int) -> Iterator[tuple[int, int, int]]:
+        if self.split != "all":
+            yield from photographs.boxes(photograph, self.split, self.seed)
+        train, heldout = (photographs.boxes(photograph, split, self.seed) for split in ("train", "heldout"))
+        while True:
+            yield from islice(train, 4)
+            yield from islice(heldout, 3)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        number, label = divmod(index, len(self.classes))
+        box = self._boxes[label][number]
+        id = f"{self.classes[label]}/{box[0]},{box[1]},{box[2]}"
+        return self.image(id), label, id
+
+    def image(self, id: str) -> Tensor:
+        name, box = _parse(id)
+        return _to_tensor(photographs.crop(self.classes.index(name), box, self.size))
+
+    def overlap(self, first: str, second: str) -> bool:
+        (name1, (x1, y1, s1)), (name2, (x2, y2, s2)) = _parse(first), _parse(second)
+        if name1 != name2:
+            return False
+        width = min(x1 + s1, x2 + s2) - max(x1, x2)
+        height = min(y1 + s1, y2 + s2) - max(y1, y2)
+        return width > 0 and height > 0 and width * height > 0.4 * min(s1, s2) ** 2
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        options = {"source": "photos", "split": self.split, "n": self.n, "size": self.size}
+        return options | {"fingerprint": self.fingerprint}
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest("photos", self.split, self.n, self.size, self.seed, photographs.SHORT_SIDE, photographs.CELL)
+
+
+class FolderImages(_Stream):
+    """Image files below a folder; the first folder level names the class, if there is one.
+
+    Files that are no images or smaller than the crop are left out and named in `skipped`, those that fail to
+    decode as soon as they are met. Each image
+    is scaled to a shorter side of 8/7 of `size` and cropped in the centre, as is usual for ImageNet.
+    """
+
+    def __init__(self, folder: str | Path, n: int | None = None, size: int = 224):
+        super().__init__()
+        self.folder, self.size = Path(folder), size
+        self.name = self.folder.name
+        if not self.folder.is_dir():
+            raise FeatvisError(f"{str(folder)!r} is no folder of images; give 'photos' or a folder that exists.")
+        files = sorted(f for f in self.folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+        if n is not None and n < len(files):  # spread over the classes, the same files every time
+            files = [files[i] for i in sorted(np.random.default_rng(0).permutation(len(files))[:n])]
+        self._files = [f for f in files if self._usable(f)]
+        if not self._files:
+            found = f"its files cannot be used: {listed(self.skipped, 3)}" if self.skipped else "it holds no image file"
+            raise FeatvisError(f"{str(folder)!r} has no usable image, {found}; valid are {listed(sorted(SUFFIXES))}.")
+        levels = [f.relative_to(self.folder).parts for f in self._files]
+        self.classes = tuple(sorted({parts[0] for parts in levels if len(parts) > 1}))
+        self._labels = [self.classes.index(parts[0]) if len(parts) > 1 else -1 for parts in levels]
+
+    def _usable(self, file: Path) -> bool:
+        # Headers only: decoding all of ImageNet to find a few broken files would take longer than reading it.
+        try:
+            with Image.open(file) as image:
+                width, height = image.size
+        except _BROKEN as error:
+            self.skipped.append(f"{file.name}: not a readable image ({type(error).__name__})")
+            return False
+        if min(width, height) < self.size:
+            self.skipped.append(f"{file.name}: {width} x {height} is smaller than the crop of {self.size}")
+            return False
+        return True
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+        file = self._files[index]
+        id = file.relative_to(self.folder).as_posix()
+        return self.image(id), self._labels[index], id
+
+    def image(self, id: str) -> Tensor:
+        try:
+            with Image.open(self.folder / id) as image:
+                return _centre_crop(image, self.size)
+        except _BROKEN as error:
+            raise FeatvisError(f"{id}: not a readable image ({type(error).__name__})") from error
+
+    @property
+    def fingerprint(self) -> str:
+        stats = [(str(f.relative_to(self.folder)), f.stat().st_size) for f in self._files]
+        return _digest("folder", self.size, stats)
+
+
+class DatasetImages(_Stream):
+    """A torchvision data set (or any sequence) of (PIL image or tensor, label)."""
+
+    def __init__(self, dataset: Sequence[Any], n: int | None = None, size: int = 224, name: str | None = None):
+        super().__init__()
+        self.dataset, self.size = dataset, size
+        self.name = name or type(dataset).__name__.lower()
+        self.classes = tuple(str(c) for c in getattr(dataset, "classes", ()))
+        total = len(dataset)
+        if total == 0:
+            raise FeatvisError(f"the data set {self.name} is empty; at least 1 image is needed.")
+        self._order = np.arange(total)
+        if n is not None and n < total:
+            self._order = np.sort(np.random.default_rng(0).permutation(total)[:n])
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+        number = int(self._order[index])
+        image, label = self.dataset[number]
+        return _centre_crop(_to_pil(image), self.size), int(label), str(number)
+
+    def image(self, id: str) -> Tensor:
+        return _centre_crop(_to_pil(self.dataset[int(id)][0]), self.size)
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest("dataset", self.name, self.size, self._order.tolist(), repr(self.dataset))
+
+
+def natural_images(
+    source: str | Path | Sequence[Any] = "photos", *, split: str = "heldout", n: int | None = None, size: int = 96
+) -> NaturalImages:
+    """A stream of natural images.
+
+    `source` is "photos" (the embedded photographs; `split` is "train" or "heldout"), a folder of images (its
+    subfolder named as the split is taken where there is one), or a torchvision data set. `n` limits the number
+    of images (a fixed random choice, the same every time), `size` is their side in pixels.
+    Raises FeatvisError for an unknown split, a folder that does not exist or one without a usable image.
+    """
+    if size < 1:
+        raise FeatvisError(f"images of size {size} were asked for; at least 1 pixel is needed.")
+    if isinstance(source, (str, Path)):
+        if str(source) == "photos":
+            return PhotoCrops(split, n, size)
+        folder = Path(source) / split
+        return FolderImages(folder if folder.is_dir() else source, n, size)
+    return DatasetImages(source, n, size)
+
+
+def _parse(id: str) -> tuple[str, tuple[int, int, int]]:
+    name, _, box = id.partition("/")
+    x, y, side = (int(value) for value in box.split(","))
+    return name, (x, y, side)
+
+
+def _to_pil(image: Image.Image | Tensor) -> Image.Image:
+    if isinstance(image, Tensor):
+        from featvis._torchvision import torchvision
+
+        return torchvision.transforms.functional.to_pil_image(image)
+    return image
+
+
+def _centre_crop(image: Image.Image, size: int) -> Tensor:
+    image = image.convert("RGB")
+    short = min(image.size)
+    side = short if short <= size else round(short * 7 / 8)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    return _to_tensor(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)))
+
+
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""The embedded networks: their architectures, recipes and weights."""

@@ -1,0 +1,115 @@
+"""How the embedded networks are trained: augmentation, a little adversarial training, resumable.
+
+Each image of a batch is moved against its own label by one gradient step of random length (at most `RADIUS` in
+the Euclidean norm, Goodfellow et al. 2015): networks trained so have clearer visualizations (Engstrom et al. 2019).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from featvis.images import NaturalImages
+from featvis.subjects import Preprocess
+
+BATCH = 64
+RADIUS = 1.5
+PEAK_RATE = 6e-3
+CHECKPOINT_EVERY = 100
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random flips, rotation, scale, contrast, brightness, saturation, tint, blur and noise: (n, 3, h, w) in [0, 1]."""
+    n = len(images)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*(shape or (n, 1, 1, 1)), generator=generator)
+
+    angle, size = uniform(-0.25, 0.25, n), uniform(0.8, 1.1, n)
+    flip = torch.where(uniform(0, 1, n) < 0.5, -1.0, 1.0)
+    cos, sin, shift = torch.cos(angle) * size, torch.sin(angle) * size, uniform(-0.1, 0.1, n, 2)
+    matrix = torch.stack(
+        [torch.stack([cos * flip, -sin, shift[:, 0]], 1), torch.stack([sin * flip, cos, shift[:, 1]], 1)], 1
+    )
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, align_corners=False, padding_mode="reflection")
+    mean = images.mean((2, 3), keepdim=True)
+    images = (images - mean) * uniform(0.75, 1.25) + mean + uniform(-0.1, 0.1)
+    grey = images.mean(1, keepdim=True)
+    saturation = uniform(0.75, 1.25)
+    images = (grey + (images - grey) * saturation) * uniform(0.95, 1.05, n, 3, 1, 1)
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    images = torch.where(uniform(0, 1) < 0.2, blurred, images)
+    return (images + torch.randn(images.shape, generator=generator) * uniform(0, 0.04)).clamp(0, 1)
+
+
+def adversarial(network: nn.Module, preprocess: Preprocess, images: Tensor, labels: Tensor, generator) -> Tensor:
+    """Images moved up the loss by one normalized gradient step of random length, from a random start."""
+    n = len(images)
+    length = RADIUS * torch.rand(n, 1, 1, 1, generator=generator)
+    noise = torch.randn(images.shape, generator=generator)
+    noise = noise / noise.flatten(1).norm(dim=1).view(n, 1, 1, 1) * length / 2
+    moved = (images + noise).requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(network(preprocess(moved)), labels), moved)
+    norm = gradient.flatten(1).norm(dim=1).view(n, 1, 1, 1).clamp(min=1e-12)
+    return (images + noise + length * gradient / norm).clamp(0, 1)
+
+
+def train(
+    network: nn.Module, preprocess: Preprocess, images: NaturalImages, steps: int, checkpoint: Path, seed: int = 0
+) -> nn.Module:
+    """Train and return the moving average of `network`; an interrupted run goes on from `checkpoint`."""
+    pixels = torch.cat([(batch * 255).byte() for batch, _, _ in images.batches(256)])
+    labels = torch.cat([labels for _, labels, _ in images.batches(256)])
+    network = network.to(memory_format=torch.channels_last).train()
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=2e-2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
+    generator = torch.Generator().manual_seed(seed)
+    parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
+    first = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        generator.set_state(saved["generator"])
+        torch.set_rng_state(saved["dropout"])
+        first = saved["step"]
+    right = 0.0
+    with tqdm(range(first, steps), initial=first, total=steps, desc="train", unit="step") as bar:
+        for step in bar:
+            chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
+            x = augment(pixels[chosen].float() / 255, generator).contiguous(memory_format=torch.channels_last)
+            y = labels[chosen]
+            x = adversarial(network, preprocess, x, y, generator)
+            logits = network(preprocess(x))
+            loss = F.cross_entropy(logits, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(network)
+            right += 0.02 * ((logits.argmax(1) == y).float().mean().item() - right)
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{loss.item():.2f}", right=f"{right:.2f}")
+            if (step + 1) % CHECKPOINT_EVERY == 0:
+                state = {name: part.state_dict() for name, part in parts.items()}
+                unfinished = checkpoint.with_suffix(".tmp")
+                random = {"generator": generator.get_state(), "dropout": torch.get_rng_state()}
+                torch.save(state | random | {"step": step + 1}, unfinished)
+                os.replace(unfinished, checkpoint)
+    return average.module.eval()
+
+
+def _rate(progress: float) -> float:
+    """One cycle: up over the first fifth, then down along a cosine."""
+    if progress < 0.2:
+        return 0.04 + 0.96 * progress / 0.2
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.2) / 0.8)) + 1e-3
