@@ -1,0 +1,195 @@
+"""The subject: a network under study with its preprocessing, named layers and class names."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from featvis.cut import Cut, capture, cut
+from featvis.errors import FeatvisError, listed, reason
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From images in [0, 1] to the network's input: (image - mean) / std, per channel.
+
+    `size` is the (height, width) that the network expects.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) in [0, 1] -> (n, 3, h, w) as the network wants it."""
+        mean, std = (_by_channel(values, images.dtype, images.device) for values in (self.mean, self.std))
+        return (images - mean) / std
+
+
+@lru_cache(maxsize=32)
+def _by_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a constant made in inference mode could not take part in a backward pass later
+        return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+
+
+class Unit(NamedTuple):
+    """One channel of a layer, or one logit; prints as "inception4b:17"."""
+
+    layer: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.index}"
+
+
+class Subject:
+    """A network with what is needed to study it.
+
+    `network` maps preprocessed images (n, 3, h, w) to logits (n, classes). It is moved to `device` ("auto": CUDA
+    where there is one) and set to eval mode; nothing else about it is ever changed.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, preprocess: Preprocess, classes: Sequence[str] = (), device: str = "auto"
+    ):
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.name = name
+        self.preprocess = preprocess
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.classes = tuple(classes)
+        logits = list(self.layers.values())[-1]
+        if self.classes and logits != (len(self.classes),):
+            raise FeatvisError(f"{name} ends in {logits} outputs, but {len(self.classes)} class names were given.")
+
+    def __repr__(self) -> str:
+        height, width = self.preprocess.size
+        return f"Subject({self.name!r}: {len(self.blocks)} layers, {len(self.classes)} classes, {height} x {width} px)"
+
+    @cached_property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Every module with a tensor output, in the order of execution: name -> shape of its output without n."""
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def note(name: str):
+            def hook(_module, _inputs, output):
+                if isinstance(output, Tensor):
+                    shapes.setdefault(name, tuple(output.shape[1:]))
+
+            return hook
+
+        height, width = self.preprocess.size
+        probe = self.preprocess(torch.full((1, len(self.preprocess.mean), height, width), 0.5, device=self.device))
+        handles = [m.register_forward_hook(note(name)) for name, m in self.network.named_modules() if name]
+        try:
+            with torch.no_grad():
+                self.network(probe)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = f"{height} x {width} pixels"
+            raise FeatvisError(f"{self.name} cannot take an image of {size}: {reason(error)}") from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: shape for name, shape in shapes.items() if len(shape) in (1, 2, 3)}
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """The coarse layers worth a look: the outermost modules with weights, seen through containers."""
+        containers = (nn.Sequential, nn.ModuleList)
+
+        def walk(module: nn.Module, prefix: str) -> Iterator[str]:
+            for name, child in module.named_children():
+                path = f"{prefix}{name}"
+                stack = not prefix and any(isinstance(c, containers) and len(c) > 2 for c in child.children())
+                if isinstance(child, containers) or stack or path not in self.layers:
+                    yield from walk(child, path + ".")
+                elif any(True for _ in child.parameters()):
+                    yield path
+
+        order = list(self.layers)
+        return tuple(sorted(walk(self.network, ""), key=order.index))
+
+    def channels(self, layer: str) -> int:
+        """The number of units of a layer; for tokens (t, d) the units are the d features."""
+        shape = self.layers[self._known(layer)]
+        return shape[-1] if len(shape) == 2 else shape[0]
+
+    def units(self, layer: str) -> list[str]:
+        """All units of a layer: ["fc:0", "fc:1", ...]."""
+        return [f"{layer}:{i}" for i in range(self.channels(layer))]
+
+    def unit(self, text: str | Unit) -> Unit:
+        """The unit that "inception4b:17" or, for a logit, "fc:coins" names. Raises FeatvisError for any other text."""
+        layer, _, which = str(text).rpartition(":")
+        if not layer:
+            raise FeatvisError(f"{str(text)!r} names no unit; a unit is written LAYER:INDEX, such as {self._example}.")
+        count = self.channels(layer)
+        names = self.classes if count == len(self.classes) else ()
+        if which in names:
+            return Unit(layer, names.index(which))
+        if not (which.isdecimal() and int(which) < count):
+            valid = f"units 0 to {count - 1}" + (f" ({listed(names, 20)})" if names else "")
+            raise FeatvisError(f"{str(text)!r} is no unit of {self.name}: {layer} has {valid}.")
+        return Unit(layer, int(which))
+
+    def label(self, unit: str | Unit) -> str:
+        """How a figure names a unit: "fc:12 coins", or "inception4b:17"."""
+        layer, index = self.unit(unit)
+        is_logit = self.layers[layer] == (len(self.classes),)
+        return f"{layer}:{index} {self.classes[index]}" if is_logit else f"{layer}:{index}"
+
+    def until(self, *layers: str, before_relu: bool = False) -> Cut:
+        """The network cut right after the given layers: a frozen copy, preprocessed images -> {layer: output}.
+
+        With `before_relu`, a layer that ends in a ReLU gives what enters it instead.
+        """
+        return cut(self.network, [self._known(layer) for layer in layers], before_relu=before_relu)
+
+    def activations(
+        self, images: Tensor | Iterable[Tensor], layers: Sequence[str], batch_size: int = 64
+    ) -> Iterator[dict[str, Tensor]]:
+        """Stream activations: for each batch of images (n, 3, h, w) in [0, 1] one {layer: (n, channels, ...)}.
+
+        Only one batch is held at a time; nothing after the last of `layers` is computed.
+        """
+        layers = [self._known(layer) for layer in layers]
+        batches = images.split(batch_size) if isinstance(images, Tensor) else images
+        with capture(self.network, layers) as run:
+            for batch in batches:
+                with torch.inference_mode():
+                    yield run(self.preprocess(batch.to(self.device)))
+
+    def logits(self, images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+        """The network's output (n, classes), batch by batch."""
+        batches = images.split(64) if isinstance(images, Tensor) else images
+        for batch in batches:
+            with torch.inference_mode():
+                yield self.network(self.preprocess(batch.to(self.device)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of architecture, weights, preprocessing and class names: another network, another fingerprint."""
+        digest = hashlib.sha256(repr((str(self.network), self.preprocess, self.classes)).encode())
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def _example(self) -> str:
+        return f"{self.blocks[len(self.blocks) // 2]}:0"
+
+    def _known(self, layer: str) -> str:
+        if layer not in self.layers:
+            near = difflib.get_close_matches(layer, self.layers, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise FeatvisError(f"{self.name} has no layer {layer!r}{hint}; it has {listed(self.blocks, 40)}.")
+        return layer

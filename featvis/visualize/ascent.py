@@ -1,0 +1,130 @@
+"""Gradient ascent on one batch of images: the lean loop under `render`."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from featvis.cut import Cut
+from featvis.subjects import Preprocess
+from featvis.visualize.objectives import Objective
+from featvis.visualize.parameterizations import Parameterization, Size
+from featvis.visualize.transforms import Transform
+
+WARM_UP = (
+    64  # steps in which gradients that stop at a ReLU are redirected (16 in Lucid; costs nothing for a living unit)
+)
+
+OnStep = Callable[[int, Tensor], None]
+
+
+class StopRender(Exception):
+    """Raised by an `on_step` callback: end the run and keep what there is."""
+
+
+@dataclass
+class Ascent:
+    """What one batch of n images came to. `curve` is (steps, n), `images` (n, 3, h, w), all on the CPU."""
+
+    images: Tensor
+    activation: Tensor
+    curve: Tensor
+    status: list[str]
+    snapshots: dict[int, Tensor] = field(default_factory=dict)
+
+
+def generator_for(name: str, seed: int) -> torch.Generator:
+    """The source of all randomness of one image: the same for a unit and seed in every batch and on every device."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{name}|{seed}".encode()))
+
+
+def ascend(
+    network: Cut,
+    preprocess: Preprocess,
+    objective: Objective,
+    generators: Sequence[torch.Generator],
+    *,
+    parameterization: Parameterization,
+    transform: Transform,
+    size: Size,
+    steps: int,
+    rate: float,
+    sign: float = 1.0,
+    snapshots: Sequence[int] = (),
+    start: Tensor | None = None,
+    on_step: OnStep | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Ascent:
+    """Maximize `sign` times the objective over n images, one generator each, with Adam.
+
+    After the warm-up nothing in the loop waits for the device but snapshots. An image whose value or gradient is not
+    finite stands still from then on; the others go on.
+    """
+    device = next(network.parameters()).device
+    dtype = next(network.parameters()).dtype
+    parameters = parameterization.start(generators, size, start).to(device).requires_grad_(True)
+    numbers = transform.draw(generators, steps).to(device)
+    optimizer = torch.optim.Adam([parameters], lr=rate, fused=True)
+    n = len(generators)
+    stopped_at = torch.zeros(n, dtype=torch.long, device=device)
+    curve = torch.zeros(steps, n, device=device)
+    kept: dict[int, Tensor] = {}
+
+    def value(images: Tensor) -> Tensor:
+        inputs = preprocess(images).to(dtype=dtype, memory_format=torch.channels_last)
+        # A transform may give several views of each image.
+        return objective.value(network(inputs)).float().view(n, -1).mean(1)
+
+    def climb(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values = value(transform.apply(parameterization.image(parameters, size), row))
+        (gradient,) = torch.autograd.grad(-sign * values.sum(), parameters)
+        return values.detach(), gradient, gradient.flatten(1).norm(dim=1)
+
+    done = steps
+    for step in range(1, steps + 1):
+        values, gradient, norm = climb(numbers[step - 1])
+        if step <= WARM_UP and bool((norm == 0).any()):
+            with network.redirected():
+                _, redirected, _ = climb(numbers[step - 1])
+            gradient = torch.where(_wide(norm == 0, gradient), redirected, gradient)
+        curve[step - 1] = values
+        stopped_at = torch.where((stopped_at == 0) & ~(values + norm).isfinite(), step, stopped_at)
+        running = _wide(stopped_at == 0, gradient)
+        parameters.grad = torch.where(running, gradient, 0)
+        if step > 1:  # without momentum a stopped image stands still
+            optimizer.state[parameters]["exp_avg"].mul_(running)
+        optimizer.step()
+        if step in snapshots or step == steps:
+            with torch.no_grad():
+                kept[step] = parameterization.image(parameters, size)
+            if on_step is not None:
+                try:
+                    on_step(step, kept[step])
+                except StopRender:
+                    done = step
+                    break
+        tick()
+    with torch.no_grad():
+        images = kept[done]
+        activation = value(images)
+    seen = torch.cat([curve[:done], activation[None]])
+    flat = (seen == seen[0]).all(0)
+    status = [
+        f"stopped {at}" if at else "dead" if dead else "ok"
+        for at, dead in zip(stopped_at.tolist(), flat.tolist(), strict=True)
+    ]
+    return Ascent(
+        images.cpu(),
+        activation.cpu(),
+        curve[:done].cpu(),
+        status,
+        {step: kept[step].cpu() for step in snapshots if step in kept},
+    )
+
+
+def _wide(flags: Tensor, like: Tensor) -> Tensor:
+    return flags.view(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,224 @@
+"""`render`: visualizations of any number of units, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from featvis.errors import FeatvisError, listed, reason
+from featvis.images import natural_images
+from featvis.shelf import shelved
+from featvis.subjects import Subject, Unit
+from featvis.visualize import objectives, parameterizations, transforms
+from featvis.visualize.ascent import Ascent, OnStep, ascend, generator_for
+from featvis.visualize.objectives import Objective
+from featvis.visualize.parameterizations import Parameterization
+from featvis.visualize.result import Visualizations
+from featvis.visualize.transforms import Transform
+
+PARAMETERIZATIONS = ("fourier", "pixels", "maco")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@shelved(1, Visualizations, free=("batch", "progress", "on_step"))
+def render(
+    subject: Subject,
+    units: Sequence[str | Objective] | str | Objective,
+    *,
+    steps: int = 256,
+    seeds: int | Sequence[int] = 1,
+    size: int | None = None,
+    parameterization: str | Parameterization = "fourier",
+    transform: Transform | None = None,
+    minimize: bool = False,
+    snapshots: Sequence[int] = (),
+    rate: float | None = None,
+    precision: str = "fp32",
+    batch: int | None = None,
+    start: Tensor | None = None,
+    progress: bool = True,
+    on_step: OnStep | None = None,
+) -> Visualizations:
+    """Find an image that maximizes (or minimizes) each unit, from each seed.
+
+    units             "inception4b:17", "fc:coins", or an Objective; units of one layer share a batch
+    seeds             how many, or which ones
+    size              side of the image in pixels (the subject's own by default)
+    parameterization  "fourier", "pixels", "maco", or your own
+    minimize          a unit that ends in a ReLU, which is flat below 0, is minimized by what enters the ReLU
+    transform         Affine() by default
+    snapshots         steps whose images are kept, and given to `on_step(step, images)`
+    precision         "fp32" or "bf16" (the network alone; faster only where the processor has bf16 arithmetic)
+    batch             images at once; chosen from the image size if not given
+    start             an image (3, h, w) in [0, 1] to start from, instead of noise
+    """
+    wanted = [units] if isinstance(units, (str, Objective)) else list(units)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    side = subject.preprocess.size if size is None else (size, size)
+    _check(wanted, steps, seeds, side, precision, snapshots, batch, start)
+    if isinstance(parameterization, str):
+        parameterization, transform = _named(parameterization, subject, side, transform)
+    options = {
+        "parameterization": parameterization,
+        "transform": transforms.Affine() if transform is None else transform,
+        "size": side,
+        "steps": steps,
+        "rate": parameterization.rate if rate is None else rate,
+        "sign": -1.0 if minimize else 1.0,
+        "snapshots": tuple(snapshots),
+        "on_step": on_step,
+    }
+    batch = batch or batch_size(side)
+    names = [w.name if isinstance(w, Objective) else str(subject.unit(w)) for w in wanted]
+    runs: list[tuple[Objective, list[tuple[int, int]]]] = []  # objective, (unit, seed) positions
+    for layer, group in groupby(_order(wanted, subject), key=lambda entry: entry[0]):
+        members = list(group)
+        if layer is None:
+            for _, i, what in members:
+                runs.append((what, [(i, j) for j in range(len(seeds))]))
+            continue
+        jobs = [(i, j, unit) for _, i, unit in members for j in range(len(seeds))]
+        for first in range(0, len(jobs), batch):
+            part = jobs[first : first + batch]
+            runs.append((objectives.batched([unit for *_, unit in part], subject.device), [(i, j) for i, j, _ in part]))
+
+    collected = _Collected(len(wanted), len(seeds), steps, side, snapshots)
+    total = steps * len(runs)
+    with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
+        cuts: dict[tuple[str, ...], object] = {}
+        for objective, places in runs:
+            if objective.layers not in cuts:
+                cuts = {objective.layers: _prepared(subject, objective.layers, side, precision, minimize)}
+            generators = [generator_for(names[i], seeds[j]) for i, j in places]
+            begin = None if start is None else start.expand(len(places), *start.shape[-3:])
+            outcome = ascend(
+                cuts[objective.layers],
+                subject.preprocess,
+                objective,
+                generators,
+                start=begin,
+                tick=bar.update,
+                **options,
+            )
+            collected.add(places, outcome)
+            if len(outcome.curve) < steps:
+                break
+    return collected.result(subject.name, names, seeds, minimize)
+
+
+def batch_size(size: tuple[int, int]) -> int:
+    """Images at once: 64 of 96 x 96 pixels, fewer of larger ones; beyond that a CPU's caches make it slower."""
+    return int(min(64, max(4, 64 * 96 * 96 / (size[0] * size[1]))))
+
+
+class _Collected:
+    """The outcomes of all batches, put where they belong."""
+
+    def __init__(self, units: int, seeds: int, steps: int, size: tuple[int, int], snapshots: Sequence[int]):
+        self.images = torch.zeros(units, seeds, 3, *size)
+        self.snapshots = {step: torch.zeros_like(self.images) for step in snapshots}
+        self.activation = np.full((units, seeds), np.nan)
+        self.curve = np.full((units, seeds, steps), np.nan, np.float32)
+        self.status = np.full((units, seeds), "not run", dtype="<U16")
+        self.steps = steps
+
+    def add(self, places: list[tuple[int, int]], outcome: Ascent) -> None:
+        rows, columns = np.array(places).T
+        self.images[rows, columns] = outcome.images
+        for step, images in outcome.snapshots.items():
+            self.snapshots[step][rows, columns] = images
+        self.activation[rows, columns] = outcome.activation.numpy()
+        self.curve[rows, columns, : len(outcome.curve)] = outcome.curve.T.numpy()
+        self.status[rows, columns] = outcome.status
+        self.steps = min(self.steps, len(outcome.curve))
+
+    def result(self, subject: str, names: list[str], seeds: tuple[int, ...], minimize: bool) -> Visualizations:
+        return Visualizations(
+            subject,
+            tuple(names),
+            seeds,
+            self.images,
+            self.activation,
+            self.curve[:, :, : self.steps],
+            self.status,
+            self.steps,
+            minimize,
+            {step: images for step, images in self.snapshots.items() if step <= self.steps},
+        )
+
+
+def _order(wanted: list[str | Objective], subject: Subject) -> list[tuple[str | None, int, Unit | Objective]]:
+    """(layer or None, position, unit or objective), the layers in the order of the network."""
+    entries: list[tuple[str | None, int, Unit | Objective]] = []
+    for i, what in enumerate(wanted):
+        if isinstance(what, Objective):
+            objectives.check(what, subject)
+            entries.append((None, i, what))
+        else:
+            unit = subject.unit(what)
+            entries.append((unit.layer, i, unit))
+    depth = {layer: k for k, layer in enumerate(subject.layers)}
+    return sorted(entries, key=lambda entry: depth.get(entry[0] or "", -1))
+
+
+def _prepared(subject: Subject, layers: tuple[str, ...], size: tuple[int, int], precision: str, before_relu: bool):
+    network = subject.until(*layers, before_relu=before_relu).to(PRECISIONS[precision])
+    try:
+        with torch.no_grad():
+            network(subject.preprocess(torch.full((1, 3, *size), 0.5, device=subject.device)).to(PRECISIONS[precision]))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        pixels = f"{size[0]} x {size[1]} pixels"
+        raise FeatvisError(f"{subject.name} cannot take an image of {pixels}: {reason(error)}") from error
+    return network
+
+
+def _named(name: str, subject: Subject, size: tuple[int, int], transform: Transform | None):
+    if name == "fourier":
+        return parameterizations.Fourier(), transform
+    if name == "pixels":
+        return parameterizations.Pixels(), transform
+    if name != "maco":
+        raise FeatvisError(f"there is no parameterization {name!r}; there are {listed(PARAMETERIZATIONS)}.")
+    if subject.name != "photonet":
+        raise FeatvisError(
+            f"maco needs the mean spectrum of natural images that suit {subject.name}: "
+            "parameterization=Maco(mean_magnitude(natural_images(...)))."
+        )
+    magnitude = parameterizations.mean_magnitude(natural_images("photos", split="train", size=size[0]))
+    return parameterizations.Maco(magnitude), transform
+
+
+def _check(
+    wanted: list[str | Objective],
+    steps: int,
+    seeds: tuple[int, ...],
+    size: tuple[int, int],
+    precision: str,
+    snapshots: Sequence[int],
+    batch: int | None,
+    start: Tensor | None,
+) -> None:
+    if not wanted:
+        raise FeatvisError("no unit was given; a unit is written LAYER:INDEX, such as inception4b:17.")
+    if steps < 1:
+        raise FeatvisError(f"steps={steps} was given; at least 1 step is needed.")
+    if not seeds:
+        raise FeatvisError("no seed was given; at least 1 is needed.")
+    if min(size) < 16:
+        raise FeatvisError(f"size={size[0]} was given; an image has at least 16 pixels a side.")
+    if precision not in PRECISIONS:
+        raise FeatvisError(f"precision={precision!r} was given; valid are {listed(PRECISIONS)}.")
+    beyond = [step for step in snapshots if not 1 <= step <= steps]
+    if beyond:
+        raise FeatvisError(f"snapshots at steps {listed(beyond)} lie outside of 1 to {steps}.")
+    if batch is not None and batch < 1:
+        raise FeatvisError(f"batch={batch} was given; at least 1 image is rendered at once.")
+    if start is not None and start.shape[-3:] != (3, *size):
+        raise FeatvisError(
+            f"the start has shape {tuple(start.shape)}; it is an image (3, {size[0]}, {size[1]}) in [0, 1]."
+        )

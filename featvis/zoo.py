@@ -1,0 +1,153 @@
+"""Where subjects come from: the embedded networks, torchvision's classifiers, a reader's own module."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.error import URLError
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from featvis._torchvision import torchvision
+from featvis.errors import FeatvisError, listed, reason
+from featvis.networks import photonet
+from featvis.photographs import CLASSES
+from featvis.subjects import Preprocess, Subject
+
+EMBEDDED = ("photonet",)
+
+
+def load(
+    name_or_module: str | nn.Module,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    *,
+    preprocess: Preprocess | None = None,
+    classes: Sequence[str] = (),
+    name: str | None = None,
+) -> Subject:
+    """The subject called "photonet" or as a torchvision classifier ("googlenet", "resnet50", ...), or your own module.
+
+    `weights` is a file (.safetensors or .pth), the name of a torchvision weights enum ("IMAGENET1K_V2"), "random"
+    (seed 0), or None for the weights that the papers used. A module of your own needs its `preprocess`: nothing is
+    assumed. Raises FeatvisError for an unknown name, weights that do not fit, and files that hold code.
+    """
+    if isinstance(name_or_module, nn.Module):
+        if preprocess is None:
+            raise FeatvisError(
+                "a module of your own needs its preprocessing: preprocess=Preprocess(size=(h, w), mean=..., std=...)."
+            )
+        if weights is not None:
+            fit(name_or_module, read_weights(weights), str(weights))
+        return Subject(name or type(name_or_module).__name__.lower(), name_or_module, preprocess, classes, device)
+    if name_or_module == "photonet":
+        return _photonet(weights, device, name)
+    if name_or_module not in torchvision_names():
+        raise FeatvisError(
+            f"there is no subject {name_or_module!r}; there are {listed(EMBEDDED)} and torchvision's classifiers "
+            f"({listed(['googlenet', 'resnet50', 'vit_b_16'])}, ...): 'featvis subjects' lists them."
+        )
+    return _from_torchvision(name_or_module, weights, device, name)
+
+
+def torchvision_names() -> list[str]:
+    """The image classifiers that torchvision can build."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _photonet(weights: str | Path | None, device: str, name: str | None) -> Subject:
+    if weights == "random":
+        torch.manual_seed(0)
+        network = photonet.PhotoNet()
+    else:
+        network = photonet.PhotoNet()
+        file = photonet.WEIGHTS if weights is None else weights
+        fit(network, read_weights(file), str(file))
+    preprocess = Preprocess((photonet.SIZE, photonet.SIZE), photonet.MEAN, photonet.STD)
+    return Subject(name or "photonet", network, preprocess, CLASSES, device)
+
+
+def _from_torchvision(builder: str, weights: str | Path | None, device: str, name: str | None) -> Subject:
+    enum = torchvision.models.get_model_weights(builder)
+    members = enum.__members__
+    entry = members.get(str(weights)) or members.get("IMAGENET1K_V1") or enum.DEFAULT
+    recipe = entry.transforms()
+    size = recipe.crop_size[0]
+    preprocess = Preprocess((size, size), tuple(recipe.mean), tuple(recipe.std))
+    classes: Sequence[str] = entry.meta["categories"]
+    # Only the pretrained inception networks rescale their input; a local file is taken to be such a one.
+    if weights is None or str(weights) in members:
+        network = _download(builder, entry)
+    else:
+        options = {"init_weights": False} if builder in ("googlenet", "inception_v3") else {}
+        state = None if weights == "random" else read_weights(weights)
+        if state is not None and builder in ("googlenet", "inception_v3"):
+            options |= {"transform_input": True, "aux_logits": any("aux" in k.lower() for k in state)}
+        elif options:
+            options |= {"aux_logits": False}
+        torch.manual_seed(0)
+        network = torchvision.models.get_model(builder, weights=None, **options)
+        if state is not None:
+            fit(network, state, str(weights))
+    return Subject(name or builder, network, preprocess, classes, device)
+
+
+def _download(builder: str, entry) -> nn.Module:
+    try:
+        return torchvision.models.get_model(builder, weights=entry)
+    except (URLError, OSError) as error:
+        file = entry.url.rsplit("/", 1)[1]
+        raise FeatvisError(
+            f"the weights of {builder} could not be downloaded ({error}); fetch {entry.url} by other means and put "
+            f"it at {Path(torch.hub.get_dir()) / 'checkpoints' / file}, or give weights=PATH."
+        ) from error
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors or .pth file; code in a pickle is never executed."""
+    path = Path(file)
+    if not path.is_file():
+        raise FeatvisError(f"there is no weights file {str(file)!r}; give a .safetensors or .pth file.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except safetensors.SafetensorError as error:
+        raise FeatvisError(f"{str(file)!r} is not a whole safetensors file ({reason(error)}).") from error
+    except pickle.UnpicklingError as error:
+        raise FeatvisError(
+            f"{str(file)!r} holds more than weights (a pickle with code in it is never executed); "
+            "save network.state_dict() with safetensors or torch.save."
+        ) from error
+    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
+        raise FeatvisError(f"{str(file)!r} is not a whole weights file ({reason(error)}).") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise FeatvisError(f"{str(file)!r} holds no state dict (parameter name -> tensor).")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def fit(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load `state` into `network`, or say in one sentence what does not fit."""
+    own = network.state_dict()
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    if missing or extra or shapes:
+        parts = [
+            f"{word}: {listed(keys, 3)}"
+            for word, keys in (("missing", missing), ("not in the network", extra), ("of another shape", shapes))
+            if keys
+        ]
+        raise FeatvisError(f"the weights in {source!r} do not fit {type(network).__name__}; {'; '.join(parts)}.")
+    network.load_state_dict(state)
