@@ -1,0 +1,173 @@
+"""The shelf: finished results on disk, computed once and never trusted blindly.
+
+An entry is a folder `<root>/<subject>/<function>-<key>/` with the files that the result's `save` wrote and, written
+last, `entry.json`: subject fingerprint, function, arguments, recipe version, and the SHA-256 of every file. An entry
+whose key or files do not match is computed again. Entries appear by renaming a finished folder, so nothing
+half-written is ever seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar, cast
+
+from featvis.errors import FeatvisError
+
+RERENDER = "FEATVIS_RERENDER"
+ROOT = "FEATVIS_SHELF"
+
+
+class Storable(Protocol):
+    """A result that can be put on the shelf."""
+
+    def save(self, folder: Path) -> None: ...
+    @classmethod
+    def load(cls, folder: Path) -> Self: ...
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+RECIPES: dict[str, Recipe] = {}  # by the name of the function
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a result is made: a version to raise when the same arguments mean another result, and what may differ.
+
+    Arguments in `free` (progress bars, batch sizes) do not decide about the result and are no part of its key.
+    """
+
+    compute: Callable[..., Any]
+    version: int
+    result: type
+    free: tuple[str, ...]
+
+    def key(self, subject, *given, **options) -> dict[str, Any]:
+        """What identifies an entry, as JSON writes it: all arguments, defaults included."""
+        bound = inspect.signature(self.compute).bind(subject, *given, **options)
+        bound.apply_defaults()
+        name_of_subject, *_ = bound.arguments
+        key = {
+            "subject": subject.name,
+            "fingerprint": subject.fingerprint,
+            "function": self.compute.__name__,
+            "version": self.version,
+            "arguments": {
+                name: plain(value)
+                for name, value in bound.arguments.items()
+                if name not in self.free and name != name_of_subject
+            },
+        }
+        return json.loads(json.dumps(key, sort_keys=True))
+
+
+def shelved(version: int, result: type, free: tuple[str, ...] = ("progress",)):
+    """Give a function of a subject the keyword `shelf`: a result that stands there whole is not computed again."""
+
+    def decorate(compute: Function) -> Function:
+        recipe = Recipe(compute, version, result, free)
+
+        @functools.wraps(compute)
+        def call(subject, *given, shelf: Shelf | None = None, **options):
+            if shelf is None:
+                return compute(subject, *given, **options)
+            return shelf.recall(recipe, subject, *given, **options)
+
+        RECIPES[compute.__name__] = call.recipe = recipe  # type: ignore[attr-defined]
+        return cast(Function, call)
+
+    return decorate
+
+
+class Shelf:
+    """Finished results below a folder; by default FEATVIS_SHELF, or the `results` folder of the project."""
+
+    def __init__(self, root: str | Path | None = None):
+        self.root = Path(root) if root is not None else _default_root()
+
+    def __repr__(self) -> str:
+        return f"Shelf({str(self.root)!r}, {sum(1 for _ in self.entries())} entries)"
+
+    def recall(self, recipe: Recipe, subject, *given, **options) -> Any:
+        """The result of `recipe.compute(subject, *given, **options)`, from the shelf if it stands there whole."""
+        key = recipe.key(subject, *given, **options)
+        folder = self.folder(key)
+        if not os.environ.get(RERENDER) and whole(folder, key):
+            return recipe.result.load(folder)
+        result = recipe.compute(subject, *given, **options)
+        self.put(folder, key, result)
+        return result
+
+    def folder(self, key: dict[str, Any]) -> Path:
+        """Where the entry with this key stands."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+        return self.root / key["subject"] / f"{key['function']}-{digest}"
+
+    def put(self, folder: Path, key: dict[str, Any], result: Storable) -> None:
+        """Write an entry in a scratch folder and move it into place in one step."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        try:
+            scratch.chmod(0o755)
+            result.save(scratch)
+            files = {f.name: _sha256(f) for f in sorted(scratch.iterdir())}
+            (scratch / "entry.json").write_text(json.dumps({**key, "files": files}, indent=1))
+            if folder.exists():
+                shutil.rmtree(folder)
+            try:
+                scratch.rename(folder)
+            except OSError:  # another process has put the same entry there in the meantime
+                if not whole(folder, key):
+                    raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def entries(self) -> Iterator[Path]:
+        """The folders of all entries."""
+        yield from sorted(file.parent for file in self.root.glob("*/*/entry.json"))
+
+
+def whole(folder: Path, key: dict[str, Any]) -> bool:
+    """Whether the entry belongs to the key and every file is as it was written."""
+    try:
+        entry = json.loads((folder / "entry.json").read_text())
+        files = entry.pop("files")
+        return entry == key and all(_sha256(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def plain(value: Any) -> Any:
+    """An argument as JSON: numbers and text as they are, natural images by recipe, dataclasses by their fields."""
+    if hasattr(value, "recipe"):
+        return value.recipe
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__, **{name: plain(part) for name, part in asdict(value).items()}}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise FeatvisError(
+        f"a result that depends on a {type(value).__name__} cannot be put on the shelf; compute it directly."
+    )
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _default_root() -> Path:
+    if ROOT in os.environ:
+        return Path(os.environ[ROOT])
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "results").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder / "results"
+    return Path.cwd() / "results"

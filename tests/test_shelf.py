@@ -1,0 +1,184 @@
+"""The shelf keeps what is finished, and trusts nothing else."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import featvis as fv
+from featvis import fresh
+from featvis.shelf import RECIPES, Shelf, plain, shelved, whole
+from featvis.visualize import Affine, Fourier, Pixels
+from tests.small import small_images, small_subject
+
+
+class Number:
+    """The smallest result."""
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def save(self, folder):
+        (folder / "value.txt").write_text(str(self.value))
+
+    @classmethod
+    def load(cls, folder):
+        return cls(float((folder / "value.txt").read_text()))
+
+
+@pytest.fixture
+def counted():
+    calls: list[float] = []
+
+    @shelved(1, Number, free=("progress",))
+    def double(subject, value, *, extra=0, progress=True):
+        calls.append(value)
+        return Number(2 * value + extra)
+
+    double.calls = calls
+    yield double
+    del RECIPES["double"]
+
+
+def entry_of(shelf):
+    (entry,) = shelf.entries()
+    return entry
+
+
+def test_it_computes_once(tmp_path, counted):
+    shelf, subject = Shelf(tmp_path), small_subject()
+    assert counted(subject, 4, shelf=shelf).value == 8
+    assert counted(subject, 4, progress=False, extra=0, shelf=shelf).value == 8
+    assert counted.calls == [4]
+    assert counted(subject, 5, shelf=shelf).value == 10
+    assert counted(subject, 4, extra=1, shelf=shelf).value == 9
+    assert counted(small_subject(1), 4, shelf=shelf).value == 8
+    assert counted.calls == [4, 5, 4, 4]
+    assert counted(subject, 4).value == 8  # without a shelf nothing is remembered
+    assert len(counted.calls) == 5
+    assert "4 entries" in repr(shelf)
+
+
+def test_another_version_is_another_entry(tmp_path, counted):
+    shelf, subject = Shelf(tmp_path), small_subject()
+    counted(subject, 4, shelf=shelf)
+    newer = type(counted.recipe)(counted.recipe.compute, 2, Number, ("progress",))
+    shelf.recall(newer, subject, 4)
+    assert counted.calls == [4, 4]
+
+
+def test_rerender_computes_again(tmp_path, counted, monkeypatch):
+    shelf, subject = Shelf(tmp_path), small_subject()
+    counted(subject, 4, shelf=shelf)
+    monkeypatch.setenv("FEATVIS_RERENDER", "1")
+    counted(subject, 4, shelf=shelf)
+    assert counted.calls == [4, 4]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "no entry", "half an entry", "another key", "file gone"])
+def test_a_damaged_entry_is_computed_again(tmp_path, counted, damage):
+    shelf, subject = Shelf(tmp_path), small_subject()
+    counted(subject, 4, shelf=shelf)
+    entry = entry_of(shelf)
+    about = entry / "entry.json"
+    if damage == "cut":
+        (entry / "value.txt").write_text("")
+    elif damage == "changed":
+        (entry / "value.txt").write_text("9.0")
+    elif damage == "no entry":
+        about.unlink()
+    elif damage == "half an entry":
+        about.write_text(about.read_text()[:40])
+    elif damage == "another key":
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"fingerprint": "0"}))
+    else:
+        (entry / "value.txt").unlink()
+    assert counted(subject, 4, shelf=shelf).value == 8
+    assert counted.calls == [4, 4]
+    assert counted(subject, 4, shelf=shelf).value == 8
+    assert counted.calls == [4, 4]
+
+
+def test_a_failed_save_leaves_nothing(tmp_path, counted, monkeypatch):
+    shelf, subject = Shelf(tmp_path), small_subject()
+
+    def broken(self, folder):
+        (folder / "value.txt").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Number, "save", broken)
+    with pytest.raises(OSError, match="No space left"):
+        counted(subject, 4, shelf=shelf)
+    assert list(tmp_path.rglob("*.txt")) == []
+    assert list((tmp_path / "small").iterdir()) == []
+
+
+def test_arguments_are_written_as_json():
+    assert plain((1, "a", None, [2.5])) == [1, "a", None, [2.5]]
+    assert plain(Pixels())["type"] == "Pixels"
+    assert plain(small_images())["n"] == 51
+    with pytest.raises(fv.FeatvisError, match="depends on a Tensor cannot be put on the shelf"):
+        plain(torch.zeros(2))
+
+
+def test_pictures_survive_the_shelf(tmp_path):
+    shelf, subject = Shelf(tmp_path), small_subject()
+    options = {"steps": 6, "seeds": 2, "snapshots": (1, 6), "progress": False}
+    made = fv.render(subject, ["fc:1", "conv1.0:2"], **options, shelf=shelf)
+    back = fv.render(subject, ["fc:1", "conv1.0:2"], **options, shelf=shelf)
+    assert back.units == made.units
+    assert np.array_equal(back.activation, made.activation)
+    assert np.array_equal(back.status, made.status)
+    assert sorted(back.snapshots) == [1, 6]
+    assert (back.images - made.images).abs().mean() < 0.05  # WebP loses a little
+    assert (back.frame() == made.frame()).all().all()
+
+
+def test_a_parameterization_and_a_transform_can_be_revived():
+    for value in (Fourier(decorrelate=False), Pixels(), Affine(jitter=(3.0, 1.0))):
+        assert fresh._revive(json.loads(json.dumps(plain(value)))) == value
+    natural = small_images()
+    assert fresh._revive(plain(natural)).fingerprint == natural.fingerprint
+
+
+def test_the_committed_shelf_is_whole():
+    shelf = Shelf()
+    entries = list(shelf.entries())
+    assert entries
+    for entry in entries:
+        about = json.loads((entry / "entry.json").read_text())
+        key = {name: value for name, value in about.items() if name != "files"}
+        assert whole(entry, key), entry
+        assert shelf.folder(key) == entry
+    assert sum(file.stat().st_size for file in shelf.root.rglob("*") if file.is_file()) <= 15 * 2**20
+
+
+def test_a_random_entry_comes_out_the_same(tmp_path, capsys):
+    """Two units of a random entry, another one in every run; the seed is printed."""
+    seed = random.randrange(10**6)
+    arguments = ["--sample", "1", "--units", "2", "--seed", str(seed), "--scratch", str(tmp_path)]
+    try:
+        fresh.main(arguments)
+    finally:
+        print(capsys.readouterr().out)
+
+
+def test_fresh_sees_a_difference(tmp_path, monkeypatch):
+    subject = small_subject()
+    shelf, scratch = Shelf(tmp_path / "shelf"), Shelf(tmp_path / "scratch")
+    monkeypatch.setattr(fresh, "load", lambda name: subject)
+    pictures = fv.render(subject, subject.units("fc"), steps=30, progress=False, shelf=shelf)
+    entry = entry_of(shelf)
+    assert fresh.compare(entry, shelf, scratch) == ""
+    assert fresh.compare(entry, shelf, Shelf(tmp_path / "some"), 2) == ""
+    key = {name: value for name, value in json.loads((entry / "entry.json").read_text()).items() if name != "files"}
+    object.__setattr__(pictures, "activation", pictures.activation * 1.2)
+    shelf.put(entry, key, pictures)
+    assert "activations differ by" in fresh.compare(entry, shelf, scratch)
+    subject_other = small_subject(1)
+    monkeypatch.setattr(fresh, "load", lambda name: subject_other)
+    assert "other weights" in fresh.compare(entry, shelf, scratch)
