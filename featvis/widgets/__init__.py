@@ -1,0 +1,6 @@
+"""Widgets of the book: one anywidget each, `.py`, `.js` and `.css` side by side."""
+
+from featvis.widgets.explorer import Explorer
+from featvis.widgets.knobs import Knobs
+
+__all__ = ["Explorer", "Knobs"]
