@@ -1,0 +1,1 @@
+"""Speed and memory of featvis beside its best-known peer, Lucent: `python -m benchmarks --help`."""

@@ -1,0 +1,104 @@
+"""`python -m benchmarks`: the table of README, in one run with pinned threads, as Markdown and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import warnings
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PARTS = ("steps", "climb", "googlenet", "memory", "network")
+
+
+TITLES = {
+    "steps": "Milliseconds per image and step, GoogLeNet (random weights), 224 px",
+    "steps_bf16": "The same in bf16 (fast only where the processor has bf16 arithmetic)",
+    "climb": "Activation of the finished image, and time to it, against Lucent: PhotoNet, 96 px",
+    "climb_googlenet": "The same: GoogLeNet (random weights), 224 px",
+    "memory": "Peak memory of rendering many units of PhotoNet",
+    "network": "All units of PhotoNet",
+}
+
+
+def processor() -> str:
+    """The name of the processor, where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def markdown(found: dict) -> str:
+    """All results as tables, with the command and the machine."""
+    parts = [f"`python -m benchmarks` on {found['machine']}."]
+    for key, title in TITLES.items():
+        rows = found.get(key)
+        if not rows:
+            continue
+        rows = rows if isinstance(rows, list) else [rows]
+        lines = [[name.replace("_", " ") for name in rows[0]], ["---"] * len(rows[0])]
+        lines += [[cell(value) for value in row.values()] for row in rows]
+        parts += [f"**{title}**", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def cell(value: object) -> str:
+    """A number with three digits; nothing where there is none."""
+    if not isinstance(value, float):
+        return str(value)
+    return "" if value != value else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure (everything by default)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds of the step times")
+    parser.add_argument("--quick", action="store_true", help="two rounds, fewer steps: to see that it works")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for results.md and results.json")
+    options = parser.parse_args()
+    # Threads that wander between processors stall; libgomp reads this when torch is imported.
+    os.environ.setdefault("GOMP_CPU_AFFINITY", " ".join(map(str, range(options.threads))))
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    warnings.simplefilter("ignore")
+
+    import torch
+
+    from benchmarks import climb, memory, peer, steps
+
+    torch.set_num_threads(options.threads)
+    if not peer.available():
+        print(peer.HOW_TO_INSTALL, file=sys.stderr)
+    parts = options.parts or PARTS
+    rounds = 2 if options.quick else options.rounds
+    file = options.out / "results.json"
+    found = json.loads(file.read_text()) if file.is_file() and options.parts else {}
+    found["machine"] = f"{processor()}, {options.threads} threads, torch {torch.__version__}"
+    if "steps" in parts:
+        print("step times ...", file=sys.stderr)
+        found["steps"] = steps.measure(rounds, 5, ("fp32",))
+        # Where the processor has no bf16 arithmetic a step takes seconds: once is enough.
+        found["steps_bf16"] = steps.measure(1, 2, ("bf16",))
+    if "climb" in parts:
+        print("time to the same activation ...", file=sys.stderr)
+        found["climb"] = climb.photonet()
+    if "googlenet" in parts and not options.quick:
+        found["climb_googlenet"] = climb.googlenet()
+    if "memory" in parts:
+        print("memory ...", file=sys.stderr)
+        found["memory"] = memory.measure(options.threads)
+    if "network" in parts:
+        found["network"] = memory.whole_network(16 if options.quick else 256)
+    text = markdown(found)
+    options.out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1))
+    (options.out / "results.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

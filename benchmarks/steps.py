@@ -1,0 +1,110 @@
+"""Milliseconds per image and step on torchvision's GoogLeNet (random weights, 224 px): Lucent, featvis, the floor.
+
+The floor is the bare forward and backward pass, to the image, of the same cut network at the same batch and dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+import featvis as fv
+from benchmarks import peer
+from featvis.subjects import Subject
+from featvis.visualize import objectives
+from featvis.visualize.ascent import ascend, generator_for
+from featvis.visualize.parameterizations import Fourier
+from featvis.visualize.transforms import Affine
+
+Run = Callable[[int], list[float]]  # steps -> seconds of each
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def units_of(subject: Subject, layer: str, n: int) -> list[str]:
+    """n units spread evenly over a layer."""
+    count = subject.channels(layer)
+    return [f"{layer}:{i * count // n}" for i in range(n)]
+
+
+def lucent(subject: Subject, layer: str, batch: int) -> Run:
+    """Lucent with its defaults."""
+
+    def run(steps: int) -> list[float]:
+        watch = peer.Stopwatch()
+        peer.render(subject.network, units_of(subject, layer, batch), 224, [steps + 1], clock=watch)
+        return watch.laps
+
+    return run
+
+
+def ours(subject: Subject, layer: str, batch: int, precision: str) -> tuple[Run, Run]:
+    """featvis's loop as `render` runs it, and its floor."""
+    network = subject.until(layer).to(TYPES[precision])
+    units = units_of(subject, layer, batch)
+    objective = objectives.batched([subject.unit(unit) for unit in units], subject.device)
+
+    def loop(steps: int) -> list[float]:
+        watch = peer.Stopwatch()
+        ascend(
+            network,
+            subject.preprocess,
+            objective,
+            [generator_for(unit, 0) for unit in units],
+            parameterization=Fourier(),
+            transform=Affine(),
+            size=(224, 224),
+            steps=steps + 1,
+            rate=0.05,
+            tick=watch,
+        )
+        return watch.laps
+
+    def floor(steps: int) -> list[float]:
+        watch = peer.Stopwatch()
+        x = (
+            torch.rand(batch, 3, 224, 224, dtype=TYPES[precision])
+            .to(memory_format=torch.channels_last)
+            .requires_grad_()
+        )
+        for _ in range(steps + 1):
+            torch.autograd.grad(objective.value(network(x)).sum(), x)
+            watch()
+        return watch.laps
+
+    return loop, floor
+
+
+def measure(rounds: int, steps: int, precisions: tuple[str, ...]) -> list[dict]:
+    """One row for each layer and variant; variants alternate within a round, and a row has the median of all steps."""
+    subject = fv.load("googlenet", weights="random", device="cpu")
+    rows = []
+    for layer in ("inception4a", "fc"):
+        runs: dict[tuple[str, int, str], Run] = {}
+        if peer.available():
+            runs |= {("lucent", batch, "fp32"): lucent(subject, layer, batch) for batch in (1, 4)}
+        for precision in precisions:
+            for batch in (1, 4, 16):
+                loop, floor = ours(subject, layer, batch, precision)
+                runs |= {("featvis", batch, precision): loop, ("floor", batch, precision): floor}
+        laps: dict[tuple[str, int, str], list[float]] = {key: [] for key in runs}
+        for _ in range(rounds):
+            for key, run in runs.items():
+                laps[key] += [1000 * lap / key[1] for lap in run(steps)]
+        middle = {key: median(values) for key, values in laps.items()}
+        for (name, batch, precision), ms in middle.items():
+            rows.append(
+                {
+                    "layer": layer,
+                    "variant": name,
+                    "batch": batch,
+                    "precision": precision,
+                    "ms_per_image": ms,
+                    "fastest_ms": min(laps[name, batch, precision]),
+                    "times_faster_than_lucent": middle.get(("lucent", 1, "fp32"), float("nan")) / ms,
+                    "times_the_floor": ms / middle["floor", batch, precision] if name == "featvis" else float("nan"),
+                }
+            )
+    return rows
