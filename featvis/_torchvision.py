@@ -9,13 +9,14 @@ sets. Import torchvision through this module only, so that the declaration alway
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 
 import torch
 
 _declared: torch.library.Library | None = None
 
 
-def _import_torchvision():
+def _import_torchvision() -> ModuleType:
     global _declared
     try:
         import torchvision

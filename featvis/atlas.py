@@ -144,7 +144,9 @@ def atlas(
     by_layer = {layer: _part(best, layer) for layer in layers}
     shown = [(b.top_ids[:, :SHOWN_TOP], b.bottom_ids[:, :SHOWN_BOTTOM]) for b in by_layer.values()]
     ids = sorted({str(id) for pair in shown for part in pair for id in part.ravel() if id})
-    maxima, minima, names = {}, {}, {}
+    maxima: dict[str, Visualizations] = {}
+    minima: dict[str, Visualizations] = {}
+    names: dict[str, list[str]] = {}
     for layer in tqdm(layers, desc=f"atlas {subject.name}", unit="layer", disable=not progress, leave=False):
         units = subject.units(layer)
         for kind, store, options in (

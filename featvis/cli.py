@@ -8,14 +8,19 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featvis import sheets
 from featvis.errors import FeatvisError
+
+if TYPE_CHECKING:
+    from featvis.images import NaturalImages
+    from featvis.subjects import Subject
 
 EXAMPLES = {
     "subjects": "featvis subjects\n  featvis subjects photonet",
@@ -51,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="featvis", description="Are feature visualizations reliable?")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=text,
@@ -143,7 +148,7 @@ def _render(options: argparse.Namespace) -> None:
                         "status": str(pictures.status[i, j]),
                     }
                 )
-        _report(out, options, subject, natural, rows)
+        _report(out, subject, natural, rows)
     for row in rows:
         best_text = "" if row["best_natural_activation"] is None else f", natural {row['best_natural_activation']:.4g}"
         note = "" if row["status"] == "ok" else f"  [{row['status']}]"
@@ -177,13 +182,13 @@ def _exemplars(options: argparse.Namespace) -> None:
                     "activations": [_number(value) for value in best.top_values[i]],
                 }
             )
-        _report(out, options, subject, natural, rows)
+        _report(out, subject, natural, rows)
     for row in rows:
         most = f"activation {row['activations'][0]:.4g} at most"
         print(f"{row['label']}: {len(row['images'])} exemplars in {options.out}, {most}")
 
 
-def _natural(options: argparse.Namespace, subject):
+def _natural(options: argparse.Namespace, subject: Subject) -> NaturalImages | None:
     from featvis.images import natural_images
 
     if options.images is None and options.subject != "photonet":
@@ -200,7 +205,7 @@ def _say_skipped(skipped: list[str]) -> None:
         print(f"featvis: {len(skipped)} files were left out ({shown})", file=sys.stderr)
 
 
-def _report(out: Path, options: argparse.Namespace, subject, natural, rows: list[dict]) -> None:
+def _report(out: Path, subject: Subject, natural: NaturalImages | None, rows: list[dict]) -> None:
     report = {
         "subject": subject.name,
         "fingerprint": subject.fingerprint,
@@ -213,7 +218,7 @@ def _report(out: Path, options: argparse.Namespace, subject, natural, rows: list
 
 
 @contextmanager
-def _folder(out: Path):
+def _folder(out: Path) -> Iterator[Path]:
     """A scratch folder whose files move to `out` only when all is done: nothing half-written."""
     if out.exists() and not out.is_dir():
         raise FeatvisError(f"--out {str(out)!r} is a file; give a folder.")

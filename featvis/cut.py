@@ -75,7 +75,7 @@ class _RedirectedReLU(torch.autograd.Function):
         return x.clamp(0, cap)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         linear = (x > 0) & (x < ctx.cap)
         plain = torch.where(linear, grad, 0)
@@ -181,7 +181,8 @@ def cut(network: nn.Module, layers: Iterable[str], *, before_relu: bool = False)
         traced = True
     except Exception:  # tracing fails in as many ways as there are control flows
         body, traced = _with_rectifiers(copied), False
-    return Cut(body.requires_grad_(False).to(memory_format=torch.channels_last), layers, traced)
+    body.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Cut(body, layers, traced)
 
 
 class _Tracer(fx.Tracer):
@@ -226,7 +227,7 @@ def _spare(body: fx.GraphModule, kept: set[fx.Node]) -> None:
     """Let nothing overwrite an output: what works in place no longer does (ReLUs may again, later)."""
     for module in body.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     for node in body.graph.nodes:
         if node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}

@@ -1,11 +1,13 @@
 """The one exception that a reader's mistake raises: a clear sentence, no traceback on the command line."""
 
+from collections.abc import Iterable
+
 
 class FeatvisError(ValueError):
     """What was given and what would be valid, in one sentence."""
 
 
-def listed(names, most: int = 12) -> str:
+def listed(names: Iterable, most: int = 12) -> str:
     """`names` as "a, b, c ... (40 in all)" for an error's sentence."""
     names = [str(name) for name in names]
     shown = ", ".join(names[:most])

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,7 @@ class Exemplars:
 
     def save(self, folder: Path) -> None:
         """Write everything as one npz file into an existing folder."""
-        arrays = {
+        arrays: dict[str, Any] = {
             "top_values": self.top_values,
             "bottom_values": self.bottom_values,
             "top_at": self.top_at.astype(np.float16),

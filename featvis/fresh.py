@@ -23,7 +23,7 @@ from featvis.zoo import EMBEDDED, load
 # same if it excites its unit the same, within these relative differences (median and largest over an entry's units).
 ACTIVATION_MEDIAN, ACTIVATION_WORST = 0.03, 0.5
 EXEMPLAR_VALUE = 1e-3  # of the largest activation
-TYPES = {kind.__name__: kind for kind in (Affine, Crops, Fourier, Nothing, Pixels)}
+TYPES: dict[str, Any] = {kind.__name__: kind for kind in (Affine, Crops, Fourier, Nothing, Pixels)}
 
 
 def compare(entry: Path, shelf: Shelf, scratch: Shelf, most_units: int | None = None) -> str:
@@ -66,8 +66,8 @@ def _revive(value: Any) -> Any:
     if isinstance(value, dict) and "source" in value:
         return natural_images(**{name: part for name, part in value.items() if name != "fingerprint"})
     if isinstance(value, dict) and "type" in value:
-        fields = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
-        return TYPES[fields.pop("type")](**fields)
+        fields = {n: tuple(part) if isinstance(part, list) else part for n, part in value.items() if n != "type"}
+        return TYPES[value["type"]](**fields)
     return value
 
 

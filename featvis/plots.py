@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -15,7 +18,7 @@ from featvis.subjects import Subject
 from featvis.visualize import Visualizations
 
 INK, VISUALIZATION, NATURAL = "#30323d", "#c2410c", "#1d6fa5"  # one colour for one thing, in every chapter
-STYLE = {
+STYLE: Any = {
     "figure.dpi": 110,
     "savefig.facecolor": "white",
     "font.size": 9,
@@ -30,7 +33,7 @@ STYLE = {
 }
 
 
-def show(axes, image: Tensor, title: str = "", colour: str | None = None) -> None:
+def show(axes: Axes, image: Tensor, title: str = "", colour: str | None = None) -> None:
     """Draw one image (3, h, w) in [0, 1] into axes, framed in `colour`."""
     axes.imshow(image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="bilinear")
     axes.set_xticks([])
@@ -119,7 +122,7 @@ def trajectory(pictures: Visualizations, unit: str, best_natural: float | None =
     return figure
 
 
-def gaps(frame, value: str = "ratio") -> Figure:
+def gaps(frame: pd.DataFrame, value: str = "ratio") -> Figure:
     """Layer by layer, how far visualizations out-activate the strongest natural image: all units, median, interval."""
     layers = list(dict.fromkeys(frame["layer"]))
     with plt.rc_context(STYLE):
@@ -139,7 +142,7 @@ def gaps(frame, value: str = "ratio") -> Figure:
     return figure
 
 
-def interval(values: np.ndarray, statistic=np.median) -> tuple[float, float, float]:
+def interval(values: np.ndarray, statistic: Callable = np.median) -> tuple[float, float, float]:
     """(low, statistic, high): a 95 % percentile bootstrap over units."""
     from scipy.stats import bootstrap
 
@@ -148,7 +151,7 @@ def interval(values: np.ndarray, statistic=np.median) -> tuple[float, float, flo
     return float(found.low), float(statistic(values)), float(found.high)
 
 
-def by_layer(frame, columns: Mapping[str, tuple[str, str]], label: str) -> Figure:
+def by_layer(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], label: str) -> Figure:
     """Means over the units of each layer with bootstrap intervals; `columns` maps a column to (legend, colour)."""
     layers = list(dict.fromkeys(frame["layer"]))
     with plt.rc_context(STYLE):

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar
 
 from featvis.errors import FeatvisError
 
@@ -34,7 +34,7 @@ class Storable(Protocol):
     def load(cls, folder: Path) -> Self: ...
 
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
 RECIPES: dict[str, Recipe] = {}  # by the name of the function
 
 
@@ -47,10 +47,10 @@ class Recipe:
 
     compute: Callable[..., Any]
     version: int
-    result: type
+    result: type[Storable]
     free: tuple[str, ...]
 
-    def key(self, subject, *given, **options) -> dict[str, Any]:
+    def key(self, subject: Any, *given: Any, **options: Any) -> dict[str, Any]:
         """What identifies an entry, as JSON writes it: all arguments, defaults included."""
         bound = inspect.signature(self.compute).bind(subject, *given, **options)
         bound.apply_defaults()
@@ -69,20 +69,22 @@ class Recipe:
         return json.loads(json.dumps(key, sort_keys=True))
 
 
-def shelved(version: int, result: type, free: tuple[str, ...] = ("progress",)):
+def shelved(
+    version: int, result: type[Storable], free: tuple[str, ...] = ("progress",)
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Give a function of a subject the keyword `shelf`: a result that stands there whole is not computed again."""
 
-    def decorate(compute: Function) -> Function:
+    def decorate(compute: Callable[..., Result]) -> Callable[..., Result]:
         recipe = Recipe(compute, version, result, free)
 
         @functools.wraps(compute)
-        def call(subject, *given, shelf: Shelf | None = None, **options):
+        def call(subject: Any, *given: Any, shelf: Shelf | None = None, **options: Any) -> Result:
             if shelf is None:
                 return compute(subject, *given, **options)
             return shelf.recall(recipe, subject, *given, **options)
 
         RECIPES[compute.__name__] = call.recipe = recipe  # type: ignore[attr-defined]
-        return cast(Function, call)
+        return call
 
     return decorate
 
@@ -96,7 +98,7 @@ class Shelf:
     def __repr__(self) -> str:
         return f"Shelf({str(self.root)!r}, {sum(1 for _ in self.entries())} entries)"
 
-    def recall(self, recipe: Recipe, subject, *given, **options) -> Any:
+    def recall(self, recipe: Recipe, subject: Any, *given: Any, **options: Any) -> Any:
         """The result of `recipe.compute(subject, *given, **options)`, from the shelf if it stands there whole."""
         key = recipe.key(subject, *given, **options)
         folder = self.folder(key)

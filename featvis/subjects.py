@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class Unit(NamedTuple):
     """One channel of a layer, or one logit; prints as "inception4b:17"."""
 
     layer: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses
 
     def __str__(self) -> str:
         return f"{self.layer}:{self.index}"
@@ -79,8 +79,8 @@ class Subject:
         """Every module with a tensor output, in the order of execution: name -> shape of its output without n."""
         shapes: dict[str, tuple[int, ...]] = {}
 
-        def note(name: str):
-            def hook(_module, _inputs, output):
+        def note(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: object, output: object) -> None:
                 if isinstance(output, Tensor):
                     shapes.setdefault(name, tuple(output.shape[1:]))
 

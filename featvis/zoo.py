@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import safetensors
@@ -96,7 +97,7 @@ def _from_torchvision(builder: str, weights: str | Path | None, device: str, nam
     return Subject(name or builder, network, preprocess, classes, device)
 
 
-def _download(builder: str, entry) -> nn.Module:
+def _download(builder: str, entry: Any) -> nn.Module:
     try:
         return torchvision.models.get_model(builder, weights=entry)
     except (URLError, OSError) as error:

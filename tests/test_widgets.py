@@ -18,7 +18,7 @@ from featvis.visualize import Affine, Nothing
 from featvis.widgets import Explorer, Knobs
 from featvis.widgets.knobs import moments
 from tests.browser import mock
-from tests.browser.fakes import FakeRender, FakeSubject
+from tests.browser.fakes import SUBJECT, FakeRender
 from tests.conftest import ROOT
 
 SMALL = {"conv1": 5, "fc": 17}
@@ -119,7 +119,7 @@ def finished(knobs: Knobs) -> Knobs:
 
 def test_a_run_shows_frames_and_keeps_the_result():
     render = FakeRender()
-    knobs = Knobs(FakeSubject(), render=render, steps=100, seed=3, jitter=6.0, rate=0.1)
+    knobs = Knobs(SUBJECT, render=render, steps=100, seed=3, jitter=6.0, rate=0.1)
     assert knobs.units == ["fc:cat", "fc:coins", "conv1:0"]
     frames: list[int] = []
     knobs.observe(lambda change: frames.append(len(change.new)), "frame")
@@ -136,14 +136,14 @@ def test_a_run_shows_frames_and_keeps_the_result():
 
 def test_transforms_can_be_turned_off_and_belong_to_maco():
     render = FakeRender()
-    finished(Knobs(FakeSubject(), render=render, steps=2, jitter=0.0, scale=0.0, degrees=0.0))
+    finished(Knobs(SUBJECT, render=render, steps=2, jitter=0.0, scale=0.0, degrees=0.0))
     assert render.asked["transform"] == Nothing()
-    finished(Knobs(FakeSubject(), render=render, steps=2, parameterization="maco"))
+    finished(Knobs(SUBJECT, render=render, steps=2, parameterization="maco"))
     assert render.asked["transform"] is None
 
 
 def test_stop_ends_the_run_at_the_next_frame_and_the_kernel_stays_free():
-    knobs = Knobs(FakeSubject(), render=FakeRender(0.01), steps=3000)
+    knobs = Knobs(SUBJECT, render=FakeRender(0.01), steps=3000)
     seen = threading.Event()
     knobs.observe(lambda _: seen.set(), "step")
     started = time.monotonic()
@@ -161,13 +161,13 @@ def test_stop_ends_the_run_at_the_next_frame_and_the_kernel_stays_free():
 
 
 def test_what_goes_wrong_is_one_sentence():
-    knobs = finished(Knobs(FakeSubject(), "fc:unicorn", render=FakeRender()))
+    knobs = finished(Knobs(SUBJECT, "fc:unicorn", render=FakeRender()))
     assert knobs.message == "'fc:unicorn' names no unit."
 
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory\nand a long tail")
 
-    assert finished(Knobs(FakeSubject(), render=broken)).message == "The run failed (RuntimeError: out of memory)."
+    assert finished(Knobs(SUBJECT, render=broken)).message == "The run failed (RuntimeError: out of memory)."
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 60, 4096])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images + torch.randn(images.shape, generator=generator) * uniform(0, 0.04)).clamp(0, 1)
 
 
-def adversarial(network: nn.Module, preprocess: Preprocess, images: Tensor, labels: Tensor, generator) -> Tensor:
+def adversarial(
+    network: nn.Module, preprocess: Preprocess, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> Tensor:
     """Images moved up the loss by one normalized gradient step of random length, from a random start."""
     n = len(images)
     length = RADIUS * torch.rand(n, 1, 1, 1, generator=generator)
@@ -68,12 +71,12 @@ def train(
     """Train and return the moving average of `network`; an interrupted run goes on from `checkpoint`."""
     pixels = torch.cat([(batch * 255).byte() for batch, _, _ in images.batches(256)])
     labels = torch.cat([labels for _, labels, _ in images.batches(256)])
-    network = network.to(memory_format=torch.channels_last).train()
+    network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=2e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
     generator = torch.Generator().manual_seed(seed)
-    parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
     first = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from featvis.cut import Cut
 from featvis.errors import FeatvisError, listed, reason
 from featvis.images import natural_images
 from featvis.shelf import shelved
@@ -62,8 +64,8 @@ def render(
     side = subject.preprocess.size if size is None else (size, size)
     _check(wanted, steps, seeds, side, precision, snapshots, batch, start)
     if isinstance(parameterization, str):
-        parameterization, transform = _named(parameterization, subject, side, transform)
-    options = {
+        parameterization = _named(parameterization, subject, side)
+    options: dict[str, Any] = {
         "parameterization": parameterization,
         "transform": transforms.Affine() if transform is None else transform,
         "size": side,
@@ -79,10 +81,11 @@ def render(
     for layer, group in groupby(_order(wanted, subject), key=lambda entry: entry[0]):
         members = list(group)
         if layer is None:
-            for _, i, what in members:
-                runs.append((what, [(i, j) for j in range(len(seeds))]))
+            runs += [
+                (what, [(i, j) for j in range(len(seeds))]) for _, i, what in members if isinstance(what, Objective)
+            ]
             continue
-        jobs = [(i, j, unit) for _, i, unit in members for j in range(len(seeds))]
+        jobs = [(i, j, unit) for _, i, unit in members if isinstance(unit, Unit) for j in range(len(seeds))]
         for first in range(0, len(jobs), batch):
             part = jobs[first : first + batch]
             runs.append((objectives.batched([unit for *_, unit in part], subject.device), [(i, j) for i, j, _ in part]))
@@ -90,7 +93,7 @@ def render(
     collected = _Collected(len(wanted), len(seeds), steps, side, snapshots)
     total = steps * len(runs)
     with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
-        cuts: dict[tuple[str, ...], object] = {}
+        cuts: dict[tuple[str, ...], Cut] = {}
         for objective, places in runs:
             if objective.layers not in cuts:
                 cuts = {objective.layers: _prepared(subject, objective.layers, side, precision, minimize)}
@@ -166,7 +169,9 @@ def _order(wanted: list[str | Objective], subject: Subject) -> list[tuple[str | 
     return sorted(entries, key=lambda entry: depth.get(entry[0] or "", -1))
 
 
-def _prepared(subject: Subject, layers: tuple[str, ...], size: tuple[int, int], precision: str, before_relu: bool):
+def _prepared(
+    subject: Subject, layers: tuple[str, ...], size: tuple[int, int], precision: str, before_relu: bool
+) -> Cut:
     network = subject.until(*layers, before_relu=before_relu).to(PRECISIONS[precision])
     try:
         with torch.no_grad():
@@ -177,11 +182,11 @@ def _prepared(subject: Subject, layers: tuple[str, ...], size: tuple[int, int], 
     return network
 
 
-def _named(name: str, subject: Subject, size: tuple[int, int], transform: Transform | None):
+def _named(name: str, subject: Subject, size: tuple[int, int]) -> Parameterization:
     if name == "fourier":
-        return parameterizations.Fourier(), transform
+        return parameterizations.Fourier()
     if name == "pixels":
-        return parameterizations.Pixels(), transform
+        return parameterizations.Pixels()
     if name != "maco":
         raise FeatvisError(f"there is no parameterization {name!r}; there are {listed(PARAMETERIZATIONS)}.")
     if subject.name != "photonet":
@@ -190,7 +195,7 @@ def _named(name: str, subject: Subject, size: tuple[int, int], transform: Transf
             "parameterization=Maco(mean_magnitude(natural_images(...)))."
         )
     magnitude = parameterizations.mean_magnitude(natural_images("photos", split="train", size=size[0]))
-    return parameterizations.Maco(magnitude), transform
+    return parameterizations.Maco(magnitude)
 
 
 def _check(

@@ -53,7 +53,7 @@ class Knobs(anywidget.AnyWidget):
     total = traitlets.Int(0).tag(sync=True)
     elapsed = traitlets.Float(0.0).tag(sync=True)  # seconds
     shown = traitlets.Unicode().tag(sync=True)  # the unit that `frame` shows
-    curve = traitlets.List().tag(sync=True)  # [step, activation of the untransformed image]
+    curve: traitlets.List[Any] = traitlets.List().tag(sync=True)  # [step, activation of the untransformed image]
     message = traitlets.Unicode().tag(sync=True)
 
     def __init__(

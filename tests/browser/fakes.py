@@ -32,6 +32,9 @@ class FakeSubject:
         yield {layers[0]: 10 * images.mean((1, 2, 3))[:, None].expand(-1, 2)}
 
 
+SUBJECT: Any = FakeSubject()
+
+
 class FakeRender:
     """Images that grow brighter from step to step; keeps the arguments, waits `pause` seconds a step."""
 

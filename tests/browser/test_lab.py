@@ -26,14 +26,14 @@ pytestmark = pytest.mark.browser
 NOTEBOOK = """
 import json, pathlib
 from featvis.widgets import Explorer, Knobs
-from tests.browser.fakes import FakeRender, FakeSubject
+from tests.browser.fakes import SUBJECT, FakeRender
 here = pathlib.Path({folder!r})
 explorer = Explorer(json.loads((here / "data.json").read_text()), files={{p.name: p for p in here.glob("*.webp")}})
 explorer.observe(lambda change: (here / "unit.txt").write_text(change.new), "unit")
 explorer
 """
 KNOBS = """
-knobs = Knobs(FakeSubject(), render=FakeRender(0.02), steps=2000)
+knobs = Knobs(SUBJECT, render=FakeRender(0.02), steps=2000)
 knobs.observe(lambda change: (here / "message.txt").write_text(change.new), "message")
 knobs
 """

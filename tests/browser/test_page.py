@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 
 from featvis.widgets import Explorer, Knobs
 from tests.browser import mock, pages
-from tests.browser.fakes import FakeRender, FakeSubject
+from tests.browser.fakes import SUBJECT, FakeRender
 from tests.browser.pages import Page, wait_for
 from tests.conftest import complaints, requests, served
 
@@ -229,10 +229,10 @@ def test_layers_open_at_once(page, network, tmp_path, record_property):
 def test_host_shares_models_and_explains_what_it_cannot_do(page, tmp_path):
     data, _ = mock.make(tmp_path, {"conv1": 5, "fc": 17})
     explorer = Explorer(data)
-    knobs = Knobs(FakeSubject(), render=FakeRender(), steps=5)
+    knobs = Knobs(SUBJECT, render=FakeRender(), steps=5)
     knobs.run()
     knobs.wait(20)
-    fresh = Knobs(FakeSubject(), render=FakeRender())
+    fresh = Knobs(SUBJECT, render=FakeRender())
     pages.write_page(tmp_path / "page.html", [explorer, explorer, ipywidgets.IntSlider(), knobs, fresh])
     page.open((tmp_path / "page.html").as_uri())
     views = page.driver.find_elements("css selector", ".widget-view")
