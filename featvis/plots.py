@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -33,6 +35,15 @@ STYLE: Any = {
 }
 
 
+@contextmanager
+def _style() -> Iterator[None]:
+    with plt.rc_context(STYLE):
+        yield
+        interactive = matplotlib.is_interactive()
+    # A notebook's backend, loaded by its first figure, turns interactive; leaving the context would undo that.
+    matplotlib.interactive(interactive)
+
+
 def show(axes: Axes, image: Tensor, title: str = "", colour: str | None = None) -> None:
     """Draw one image (3, h, w) in [0, 1] into axes, framed in `colour`."""
     axes.imshow(image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="bilinear")
@@ -51,7 +62,7 @@ def grid(
     """Images (3, h, w) in rows of `columns`, with a title over each."""
     rows = -(-len(images) // columns)
     columns = min(columns, len(images))
-    with plt.rc_context(STYLE):
+    with _style():
         figure, axes = plt.subplots(rows, columns, figsize=(width * columns, (width + 0.22) * rows), squeeze=False)
         for position, ax in enumerate(axes.flat):
             if position < len(images):
@@ -64,7 +75,7 @@ def grid(
 
 def ladder(steps: Mapping[str, Sequence[Tensor]], labels: Sequence[str], width: float = 1.35) -> Figure:
     """One row for each step of a method (name -> images), one column for each unit."""
-    with plt.rc_context(STYLE):
+    with _style():
         size = (width * len(labels) + 1.4, (width + 0.05) * len(steps) + 0.3)
         figure, axes = plt.subplots(len(steps), len(labels), figsize=size, squeeze=False)
         for number, (row, (name, images)) in enumerate(zip(axes, steps.items(), strict=True)):
@@ -85,7 +96,7 @@ def side_by_side(
 ) -> Figure:
     """For each unit its visualizations (orange frames) and k strongest exemplars (blue frames), with activations."""
     units, seeds = list(units or pictures.units), len(pictures.seeds)
-    with plt.rc_context(STYLE):
+    with _style():
         size = (1.25 * (seeds + k) + 1.3, 1.45 * len(units) + 0.1)
         figure, axes = plt.subplots(len(units), seeds + k, figsize=size, squeeze=False)
         for row, unit in zip(axes, units, strict=True):
@@ -105,7 +116,7 @@ def trajectory(pictures: Visualizations, unit: str, best_natural: float | None =
     """The snapshots of one unit above its activation step by step (log axis); dashed: the best natural image."""
     i = pictures.units.index(unit)
     steps = sorted(pictures.snapshots)
-    with plt.rc_context(STYLE):
+    with _style():
         figure = plt.figure(figsize=(1.05 * len(steps), 3.6))
         layout = figure.add_gridspec(2, len(steps), height_ratios=(1.05, 2), hspace=0.28, wspace=0.06)
         for column, step in enumerate(steps):
@@ -125,7 +136,7 @@ def trajectory(pictures: Visualizations, unit: str, best_natural: float | None =
 def gaps(frame: pd.DataFrame, value: str = "ratio") -> Figure:
     """Layer by layer, how far visualizations out-activate the strongest natural image: all units, median, interval."""
     layers = list(dict.fromkeys(frame["layer"]))
-    with plt.rc_context(STYLE):
+    with _style():
         figure, ax = plt.subplots(figsize=(7.2, 3.2))
         rng = np.random.default_rng(0)
         for x, layer in enumerate(layers):
@@ -154,7 +165,7 @@ def interval(values: np.ndarray, statistic: Callable = np.median) -> tuple[float
 def by_layer(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str]], label: str) -> Figure:
     """Means over the units of each layer with bootstrap intervals; `columns` maps a column to (legend, colour)."""
     layers = list(dict.fromkeys(frame["layer"]))
-    with plt.rc_context(STYLE):
+    with _style():
         figure, ax = plt.subplots(figsize=(7.2, 3.0))
         for column, (legend, colour) in columns.items():
             found = [interval(frame.loc[frame["layer"] == layer, column].dropna(), np.mean) for layer in layers]

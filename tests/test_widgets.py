@@ -147,7 +147,7 @@ def test_stop_ends_the_run_at_the_next_frame_and_the_kernel_stays_free():
     seen = threading.Event()
     knobs.observe(lambda _: seen.set(), "step")
     started = time.monotonic()
-    knobs._handle_custom_msg({"do": "run"}, [])
+    knobs._handle_custom_msg({"do": "run", "knobs": {}}, [])
     assert time.monotonic() - started < 1
     knobs.run()  # one at a time: this changes nothing
     assert seen.wait(10)
@@ -158,6 +158,17 @@ def test_stop_ends_the_run_at_the_next_frame_and_the_kernel_stays_free():
     assert knobs.step < 300
     finished(knobs.set_trait("steps", 3) or knobs)  # and it runs again
     assert (knobs.result, knobs.message) == ("done", "")
+
+
+def test_the_knobs_travel_with_the_order_to_run():
+    render = FakeRender()
+    knobs = Knobs(SUBJECT, render=render)
+    knobs._handle_custom_msg({"do": "run", "knobs": {"unit": "fc:cat", "steps": 3, "result": "not a knob"}}, [])
+    knobs.wait(20)
+    assert (knobs.shown, knobs.total, knobs.result) == ("fc:0 cat", 3, "done")
+    knobs._handle_custom_msg({"do": "run", "knobs": {"steps": "many"}}, [])
+    assert not knobs.running
+    assert "'steps' trait" in knobs.message
 
 
 def test_what_goes_wrong_is_one_sentence():

@@ -2,6 +2,7 @@
 // does the work; a published page (`model.kernel === false`) shows the last picture and says so.
 
 const RATES = { fourier: 0.05, pixels: 0.05, maco: 0.3 }; // each parameterization's own step size
+const KNOBS = ["unit", "steps", "rate", "parameterization", "jitter", "scale", "degrees", "seed"];
 const SVG = "http://www.w3.org/2000/svg";
 
 function make(create, tag, props, children) {
@@ -193,7 +194,10 @@ function render({ model, el }) {
     for (const input of transforms.querySelectorAll("input")) input.disabled = own;
   });
 
-  const start = () => { if (!model.get("running")) model.send({ do: "run" }); };
+  // The knobs travel with the order to run: a change of theirs may still be waiting for a busy kernel, and messages overtake it.
+  const start = () => {
+    if (!model.get("running")) model.send({ do: "run", knobs: Object.fromEntries(KNOBS.map((name) => [name, model.get(name)])) });
+  };
   const run = h("button", { type: "button", class: "run", onclick: start }, "Run");
   const stop = h("button", { type: "button", class: "stop", onclick: () => { model.send({ do: "stop" }); stop.disabled = true; } }, "Stop");
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featvis.subjects import Subject
 
 _HERE = Path(__file__).parent
+KNOBS = {"unit", "steps", "rate", "parameterization", "jitter", "scale", "degrees", "seed"}
 FRAMES = 60  # about so many are shown in a run, however long it is
 
 
@@ -88,11 +89,19 @@ class Knobs(anywidget.AnyWidget):
             self._thread.join(timeout)
 
     def _obey(self, _widget: object, content: object, _buffers: object) -> None:
-        order = content.get("do") if isinstance(content, dict) else None
-        if order == "run":
-            self.run()
-        elif order == "stop":
-            self.stop()
+        match content:
+            case {"do": "stop"}:
+                self.stop()
+            case {"do": "run", "knobs": dict(knobs)} if not self.running:
+                # The knobs come with the order: it overtakes their own messages, which wait while the kernel is busy.
+                try:
+                    for name, value in knobs.items():
+                        if name in KNOBS:
+                            setattr(self, name, value)
+                except traitlets.TraitError as error:
+                    self.message = str(error)
+                else:
+                    self.run()
 
     def _work(self) -> None:
         try:
