@@ -15,9 +15,8 @@ from featvis.visualize.objectives import Objective
 from featvis.visualize.parameterizations import Parameterization, Size
 from featvis.visualize.transforms import Transform
 
-WARM_UP = (
-    64  # steps in which gradients that stop at a ReLU are redirected (16 in Lucid; costs nothing for a living unit)
-)
+# Steps in which gradients that stop at a ReLU are redirected (16 in Lucid); costs nothing where all units are alive.
+WARM_UP = 64
 
 OnStep = Callable[[int, Tensor], None]
 

@@ -116,6 +116,7 @@ function render({ model, el }) {
 
   if (!live) {
     const sentence = h("p", { class: "message" }, "These knobs need a running kernel: open this chapter in JupyterLab to turn them.");
+    root.classList.add("asleep");
     root.append(sentence);
     if (model.get("frame")?.byteLength) {
       root.append(h("div", { class: "view" }, h("figure", {}, canvas, caption), graph));
