@@ -22,6 +22,10 @@ class _Done(Exception):
     """All wanted layers have been seen: the rest of the forward pass is not needed."""
 
 
+class _Overwritten(Exception):
+    """The graph changes a wanted output in place: the network is copied whole instead of being rewritten."""
+
+
 @contextmanager
 def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
     """Within the context, `run(x)` gives {layer: output} of the first call of each layer, computing nothing after.
@@ -234,7 +238,7 @@ def _spare(body: fx.GraphModule, kept: set[fx.Node]) -> None:
         if node.target is operator.iadd:
             node.target = operator.add
         if node.op == "call_method" and node.target.endswith("_") and node.args[0] in kept:
-            raise NotImplementedError(f"{node.target} overwrites an output")
+            raise _Overwritten(node.target)
 
 
 def _fold_batch_norm(body: fx.GraphModule, kept: set[fx.Node]) -> None:
