@@ -6,6 +6,7 @@ The floor is the bare forward and backward pass, to the image, of the same cut n
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from statistics import median
 
 import torch
@@ -23,10 +24,17 @@ Run = Callable[[int], list[float]]  # steps -> seconds of each
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+@lru_cache
 def units_of(subject: Subject, layer: str, n: int) -> list[str]:
-    """n units spread evenly over a layer."""
-    count = subject.channels(layer)
-    return [f"{layer}:{i * count // n}" for i in range(n)]
+    """n units spread evenly over those of a layer that a faint pattern wakes.
+
+    Random weights leave some units silent, and those take a second, redirected pass in the first steps.
+    """
+    faint = 0.5 + 0.02 * torch.randn(1, 3, *subject.preprocess.size, generator=torch.Generator().manual_seed(0))
+    (found,) = subject.activations(faint, [layer])
+    awake = found[layer].flatten(2).ne(0).any(2)[0] if found[layer].dim() == 4 else found[layer][0] != 0
+    alive = awake.nonzero().flatten().tolist()
+    return [f"{layer}:{alive[i * len(alive) // n]}" for i in range(n)]
 
 
 def lucent(subject: Subject, layer: str, batch: int) -> Run:
