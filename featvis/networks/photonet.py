@@ -8,17 +8,16 @@ widths are smaller, and the last pooling is left out so that 5a and 5b keep a 6 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featvis import _torchvision  # noqa: F401  (declares torchvision's operators before the next line)
+from featvis.networks.training import hits, read_card, train, write
+from featvis.subjects import Preprocess
 
 from torchvision.models.googlenet import BasicConv2d, Inception  # isort: skip
 
@@ -66,8 +65,7 @@ class PhotoNet(nn.Module):
 
 def card() -> dict:
     """What is known about the committed weights: accuracy with its interval, crops, steps, minutes."""
-    with safe_open(WEIGHTS, "pt") as file:
-        return json.loads(file.metadata()["card"])
+    return read_card(WEIGHTS)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,8 +74,6 @@ def main(arguments: list[str] | None = None) -> None:
     import time
 
     from featvis.images import natural_images
-    from featvis.networks.training import train
-    from featvis.subjects import Preprocess
 
     parser = argparse.ArgumentParser(prog="python -m featvis.networks.photonet", description="Train PhotoNet again.")
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -100,33 +96,24 @@ def main(arguments: list[str] | None = None) -> None:
         "minutes_of_the_last_run": round((time.monotonic() - begin) / 60, 1),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    save_file(
-        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
-        options.out,
-        {"card": json.dumps(facts)},
-    )
+    write(network, facts, options.out)
     checkpoint.unlink(missing_ok=True)
     print(json.dumps(facts, indent=1))
 
 
-def accuracy(network: nn.Module, preprocess: Callable[[Tensor], Tensor], images: NaturalImages) -> dict:
+def accuracy(network: nn.Module, preprocess: Preprocess, images: NaturalImages) -> dict:
     """Top-1 accuracy with a 95 % interval by bootstrap over classes: crops of one photograph are not independent."""
     from scipy.stats import bootstrap
 
-    right, labels = [], []
-    with torch.no_grad():
-        for batch, label, _ in images.batches(128):
-            right.append(network(preprocess(batch)).argmax(1) == label)
-            labels.append(label)
-    hits, classes = torch.cat(right).double(), torch.cat(labels)
-    by_class = [hits[classes == k].mean().item() for k in range(len(images.classes))]
+    right, labels = hits(network, preprocess, images)
+    by_class = [right[labels == k].mean().item() for k in range(len(images.classes))]
     interval = bootstrap((by_class,), np.mean, method="percentile", random_state=0).confidence_interval
     return {
-        "accuracy": hits.mean().item(),
+        "accuracy": right.mean().item(),
         "ci_low": float(interval.low),
         "ci_high": float(interval.high),
         "by_class": dict(zip(images.classes, by_class, strict=True)),
-        "heldout_crops": len(hits),
+        "heldout_crops": len(right),
     }
 
 

@@ -6,6 +6,7 @@ the Euclidean norm, Goodfellow et al. 2015): networks trained so have clearer vi
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
@@ -78,10 +81,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     parts: dict[str, Any] = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
     first = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
+    if saved := resume(checkpoint, parts):
         generator.set_state(saved["generator"])
         torch.set_rng_state(saved["dropout"])
         first = saved["step"]
@@ -103,12 +103,48 @@ def train(
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{loss.item():.2f}", right=f"{right:.2f}")
             if (step + 1) % CHECKPOINT_EVERY == 0:
-                state = {name: part.state_dict() for name, part in parts.items()}
-                unfinished = checkpoint.with_suffix(".tmp")
                 random = {"generator": generator.get_state(), "dropout": torch.get_rng_state()}
-                torch.save(state | random | {"step": step + 1}, unfinished)
-                os.replace(unfinished, checkpoint)
+                keep(checkpoint, parts, random | {"step": step + 1})
     return average.module.eval()
+
+
+def keep(checkpoint: Path, parts: dict[str, Any], rest: dict[str, Any]) -> None:
+    """Write the state of all parts, and the rest, in one step."""
+    unfinished = checkpoint.with_suffix(".tmp")
+    torch.save({name: part.state_dict() for name, part in parts.items()} | rest, unfinished)
+    os.replace(unfinished, checkpoint)
+
+
+def resume(checkpoint: Path, parts: dict[str, Any]) -> dict[str, Any]:
+    """Set all parts to what was kept and return it; empty if there is no checkpoint."""
+    if not checkpoint.exists():
+        return {}
+    saved = torch.load(checkpoint, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return saved
+
+
+def hits(network: nn.Module, preprocess: Preprocess, images: NaturalImages) -> tuple[Tensor, Tensor]:
+    """Which images the network gets right, as 0.0 or 1.0, and their labels: (n,) and (n,)."""
+    right, labels = [], []
+    with torch.no_grad():
+        for batch, label, _ in images.batches(128):
+            right.append(network(preprocess(batch)).argmax(1) == label)
+            labels.append(label)
+    return torch.cat(right).double(), torch.cat(labels)
+
+
+def write(network: nn.Module, facts: dict[str, Any], file: Path) -> None:
+    """Weights as safetensors, with what is known about them as their card."""
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, file, {"card": json.dumps(facts)})
+
+
+def read_card(file: Path) -> dict[str, Any]:
+    """What `write` was told about the weights in `file`."""
+    with safe_open(file, "pt") as weights:
+        return json.loads(weights.metadata()["card"])
 
 
 def _rate(progress: float) -> float:
