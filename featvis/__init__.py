@@ -1,9 +1,10 @@
 """featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both."""
 
-from featvis import agreement, images, plots, visualize
+from featvis import agreement, fooling, images, plots, plots_fooling, visualize
 from featvis.atlas import Atlas, atlas
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
+from featvis.fooling import fool, train_gate
 from featvis.images import natural_images
 from featvis.shelf import Shelf
 from featvis.subjects import Preprocess, Subject, Unit
@@ -23,10 +24,14 @@ __all__ = [
     "agreement",
     "atlas",
     "exemplars",
+    "fool",
+    "fooling",
     "images",
     "load",
     "natural_images",
     "plots",
+    "plots_fooling",
     "render",
+    "train_gate",
     "visualize",
 ]

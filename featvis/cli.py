@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from featvis.images import NaturalImages
     from featvis.subjects import Subject
 
+DEFAULT_IMAGES = {"photonet": "photos", "cifarnet": "cifar10"}
+SPLITS = {"photos": "all", "cifar10": "heldout"}  # of a folder, its subfolder "val"
 EXAMPLES = {
     "subjects": "featvis subjects\n  featvis subjects photonet",
     "render": (
@@ -32,6 +34,11 @@ EXAMPLES = {
     "exemplars": (
         "featvis exemplars photonet inception4b:17 --out pictures\n"
         "  featvis exemplars resnet50 layer4.1:3 --images imagenet/val --k 16 --out pictures"
+    ),
+    "fool": (
+        "featvis fool photonet --out fooled\n"
+        "  featvis fool photonet --decoy picture.jpg --out fooled\n"
+        "  featvis fool googlenet --weights googlenet-1378be20.pth --images imagenet --out fooled"
     ),
 }
 
@@ -83,23 +90,37 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("exemplars", _exemplars, "Find the natural images that excite units most.")
     _common(sub)
     sub.add_argument("--k", type=int, default=9, help="exemplars of each unit (default 9)")
+
+    sub = command("fool", _fool, "Make a network whose visualizations of all logits show something else.")
+    sub.add_argument("subject", help="photonet, cifarnet, or a torchvision classifier such as googlenet")
+    sub.add_argument("--decoy", default="permute", help="'permute', or an image file to be shown (default permute)")
+    sub.add_argument("--kind", default="aligned", help="how an image is shown: linear or aligned (default aligned)")
+    sub.add_argument("--seed", type=int, default=0, help="of the gate's training (default 0)")
+    _sources(sub)
     return parser
 
 
 def _common(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("subject", help="photonet, or a torchvision classifier such as googlenet")
+    sub.add_argument("subject", help="photonet, cifarnet, or a torchvision classifier such as googlenet")
     sub.add_argument("units", nargs="+", metavar="UNIT", help="LAYER:INDEX or LAYER:CLASS, such as fc:coins")
+    _sources(sub)
+
+
+def _sources(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--weights", help="a weights file, an enum's name, or 'random'")
-    sub.add_argument("--images", help="folder of natural images (default for photonet: the embedded photographs)")
+    sub.add_argument(
+        "--images", help="folder of natural images, photos (default for photonet) or cifar10 (default for cifarnet)"
+    )
     sub.add_argument("--out", type=Path, required=True, help="folder for pictures and report.json")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _subjects(options: argparse.Namespace) -> None:
-    from featvis.zoo import EMBEDDED, load, torchvision_names
+    from featvis.zoo import EMBEDDED, load, torchvision_names, trained
 
     if options.subject is None:
-        print("embedded:    " + ", ".join(EMBEDDED))
+        names = (name if trained(name) else f"{name} (to be trained first)" for name in EMBEDDED)
+        print("embedded:    " + ", ".join(names))
         print("torchvision: " + ", ".join(torchvision_names()))
         return
     subject = load(options.subject, options.weights)
@@ -188,13 +209,54 @@ def _exemplars(options: argparse.Namespace) -> None:
         print(f"{row['label']}: {len(row['images'])} exemplars in {options.out}, {most}")
 
 
+def _fool(options: argparse.Namespace) -> None:
+    from featvis import fooling as f
+    from featvis import plots_fooling
+    from featvis.images import train_and_test
+    from featvis.shelf import on_shelf
+    from featvis.zoo import load
+
+    subject = load(options.subject, options.weights)
+    size = subject.preprocess.size[0]
+    decoy = "permute" if options.decoy == "permute" else f.read_target(options.decoy, size)
+    source = options.images or DEFAULT_IMAGES.get(options.subject)
+    if source is None:
+        raise FeatvisError(f"fooling {subject.name} needs natural images: give --images FOLDER.")
+    train, test = train_and_test(source, size)
+    _say_skipped([*train.skipped, *test.skipped])
+    show: dict[str, Any] = {"progress": not options.quiet}
+    with _folder(options.out) as out:
+        work = options.out / ".work"  # an interrupted gate goes on from here
+        finished = on_shelf(f.train_gate, subject, train, test, leave_out=source == "photos", seed=options.seed)
+        gate = finished or f.train_gate(subject, train, test, seed=options.seed, folder=work, **show)
+        found = f.fooling(subject, train, test, gate, decoy, kind=options.kind, **show)
+        f.save(f.fool(subject, train, decoy, gate=gate, kind=options.kind, **show), out / "fooled.safetensors")
+        plots_fooling.swapped(found, subject).savefig(out / "visualizations.png", dpi=150)
+        plots_fooling.gate_along_ascent(gate).savefig(out / "gate.png", dpi=150)
+        for unit, picture in zip(subject.units(found.layer), found.pictures["after"], strict=True):
+            sheets.write_image(out / f"{_file_name(subject.label(unit))}.png", picture)
+        numbers = {"subject": subject.name, "fingerprint": subject.fingerprint, **found.summary()}
+        numbers["gate_intervals"] = gate.intervals()
+        (out / "report.json").write_text(json.dumps(numbers, indent=1))
+    shutil.rmtree(work, ignore_errors=True)
+    print(
+        f"gate: accuracy {numbers['gate']['accuracy']:.4f}, natural images taken for visualizations "
+        f"{numbers['gate']['fpr']:.4f}, visualizations passed {numbers['gate']['fnr']:.4f}"
+    )
+    print(
+        f"units fooled: {numbers['units_fooled']} of {numbers['units']}; top-1 {numbers['top1_before']:.4f} before, "
+        f"{numbers['top1_after']:.4f} after, drop explained by the gate {numbers['top1_drop_explained_by_fpr']:.4f}"
+    )
+    print(f"{options.out}: fooled.safetensors, report.json, pictures")
+
+
 def _natural(options: argparse.Namespace, subject: Subject) -> NaturalImages | None:
     from featvis.images import natural_images
 
-    if options.images is None and options.subject != "photonet":
+    source = options.images or DEFAULT_IMAGES.get(options.subject)
+    if source is None:
         return None
-    size = subject.preprocess.size[0]
-    natural = natural_images(options.images or "photos", split="all" if options.images is None else "val", size=size)
+    natural = natural_images(source, split=SPLITS.get(source, "val"), size=subject.preprocess.size[0])
     _say_skipped(natural.skipped)
     return natural
 

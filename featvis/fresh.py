@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from featvis import cifar
 from featvis.atlas import Thumbs
 from featvis.exemplars import Exemplars
+from featvis.fooling import Fooling, Matrix, TrainedGate, train_gate
 from featvis.images import natural_images
 from featvis.shelf import RECIPES, Shelf, whole
+from featvis.subjects import Subject
 from featvis.visualize import Affine, Crops, Fourier, Nothing, Pixels, Visualizations
 from featvis.zoo import EMBEDDED, load
 
@@ -23,6 +26,8 @@ from featvis.zoo import EMBEDDED, load
 # same if it excites its unit the same, within these relative differences (median and largest over an entry's units).
 ACTIVATION_MEDIAN, ACTIVATION_WORST = 0.03, 0.5
 EXEMPLAR_VALUE = 1e-3  # of the largest activation
+# A gate is trained on such pictures, and what it lets through follows: shares may differ by so much.
+SHARE = 0.15
 TYPES: dict[str, Any] = {kind.__name__: kind for kind in (Affine, Crops, Fourier, Nothing, Pixels)}
 
 
@@ -37,7 +42,7 @@ def compare(entry: Path, shelf: Shelf, scratch: Shelf, most_units: int | None = 
         return f"it belongs to other weights of {subject.name}"
     if not whole(entry, key):
         return "its files are not as they were written"
-    arguments = {name: _revive(value) for name, value in key["arguments"].items()}
+    arguments = {name: _revive(value, subject, scratch) for name, value in key["arguments"].items()}
     rows = None
     if most_units is not None and key["function"] == "render" and len(arguments["units"]) > most_units:
         rows = sorted(random.sample(range(len(arguments["units"])), most_units))
@@ -57,12 +62,27 @@ def _difference(old: Any, new: Any, rows: list[int] | None) -> str:
     if isinstance(old, Exemplars):
         change = np.abs(old.top_values - new.top_values).max() / np.abs(old.top_values).max()
         return "" if change <= EXEMPLAR_VALUE else f"the exemplars' activations differ by {change:.2%}"
-    assert isinstance(old, Thumbs)
-    return "" if old.ids == new.ids else "other exemplars are shown"
+    if isinstance(old, Thumbs):
+        return "" if old.ids == new.ids else "other exemplars are shown"
+    change = max(abs(a - b) for a, b in zip(_shares(old), _shares(new), strict=True))
+    return "" if change <= SHARE else f"a share differs by {change:.1%}"
 
 
-def _revive(value: Any) -> Any:
+def _shares(result: TrainedGate | Fooling | Matrix) -> list[float]:
+    """The shares that a result of the fooling circuit comes to."""
+    if isinstance(result, TrainedGate):
+        return list(result.rates().values())
+    if isinstance(result, Fooling):
+        found = result.summary()
+        return [found[name] for name in ("top1_before", "top1_after", "visualizations_fooled", "leak_rate")]
+    return result.frame[["caught", "decoy", "truth"]].to_numpy().ravel().tolist()
+
+
+def _revive(value: Any, subject: Subject, scratch: Shelf) -> Any:
     """The argument that `shelf.plain` wrote down."""
+    if isinstance(value, dict) and "gate" in value:
+        natural, test = (_revive(value[name], subject, scratch) for name in ("natural", "test"))
+        return train_gate(subject, natural, test, **value["options"], shelf=scratch)
     if isinstance(value, dict) and "source" in value:
         return natural_images(**{name: part for name, part in value.items() if name != "fingerprint"})
     if isinstance(value, dict) and "type" in value:
@@ -75,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Recompute every entry of the embedded subjects, or `--sample N` of them, and report what differs."""
     parser = argparse.ArgumentParser(prog="python -m featvis.fresh", description=main.__doc__)
     parser.add_argument("--sample", type=int, help="only so many entries, chosen at random")
+    parser.add_argument("--functions", nargs="+", help="only entries that these functions made, such as render")
     parser.add_argument("--units", type=int, help="at most so many units of an entry, chosen at random")
     parser.add_argument("--seed", type=int, help="of the random choice")
     parser.add_argument("--scratch", help="folder for the recomputed results; interrupted work resumes there")
@@ -83,6 +104,12 @@ def main(arguments: list[str] | None = None) -> None:
     random.seed(seed)
     shelf = Shelf()
     entries = [entry for entry in shelf.entries() if entry.parent.name in EMBEDDED]
+    without = [entry for entry in entries if entry.parent.name == "cifarnet"]
+    if without and not cifar.at_hand():
+        print(f"skipping {len(without)} entries of cifarnet: CIFAR-10 is not at hand ({cifar.FOLDER} says where it is)")
+        entries = [entry for entry in entries if entry not in without]
+    if options.functions:
+        entries = [entry for entry in entries if entry.name.rpartition("-")[0] in options.functions]
     if options.sample is not None:
         entries = random.sample(entries, min(options.sample, len(entries)))
     scratch = Shelf(options.scratch or tempfile.mkdtemp(prefix="featvis-fresh-"))

@@ -1,4 +1,4 @@
-"""Natural images as streams of (image, label, id): the embedded photographs, a folder, a torchvision data set.
+"""Natural images as streams of (image, label, id): the embedded photographs, CIFAR-10, a folder, a data set.
 
 Images are float tensors (3, size, size) in [0, 1]; normalization belongs to the subject.
 """
@@ -254,14 +254,53 @@ class DatasetImages(_Stream):
         return _digest("dataset", self.name, self.size, self._order.tolist(), repr(self.dataset))
 
 
+class _Half(_Stream):
+    """Every other image of a stream."""
+
+    def __init__(self, images: NaturalImages, first: int):
+        super().__init__()
+        self.images, self.first = images, first
+        self.name, self.size, self.classes = f"{images.name}-{first}", images.size, images.classes
+        self.skipped = images.skipped
+
+    def __len__(self) -> int:
+        return (len(self.images) - self.first + 1) // 2
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+        return self.images[2 * index + self.first]
+
+    def image(self, id: str) -> Tensor:
+        return self.images.image(id)
+
+    @property
+    def fingerprint(self) -> str:
+        return _digest("half", self.images.fingerprint, self.first)
+
+
+def train_and_test(source: str | Path, size: int = 96) -> tuple[NaturalImages, NaturalImages]:
+    """Natural images to train something with, and others to test it with.
+
+    Of "photos" 6,800 training and 20,400 held-out crops, of "cifar10" its two sets, of a folder its subfolders `train`
+    and `val`, or else every other image.
+    """
+    if str(source) == "photos":
+        return PhotoCrops("train", 6800, size), PhotoCrops("heldout", 20_400, size)
+    if str(source) == "cifar10" or all((Path(source) / split).is_dir() for split in ("train", "val")):
+        other = "heldout" if str(source) == "cifar10" else "val"
+        return natural_images(source, split="train", size=size), natural_images(source, split=other, size=size)
+    images = natural_images(source, size=size)
+    return _Half(images, 0), _Half(images, 1)
+
+
 def natural_images(
     source: str | Path | Sequence[Any] = "photos", *, split: str = "heldout", n: int | None = None, size: int = 96
 ) -> NaturalImages:
     """A stream of natural images.
 
-    `source` is "photos" (the embedded photographs; `split` is "train" or "heldout"), a folder of images (its
-    subfolder named as the split is taken where there is one), or a torchvision data set. `n` limits the number
-    of images (a fixed random choice, the same every time), `size` is their side in pixels.
+    `source` is "photos" (the embedded photographs) or "cifar10" (see `featvis.cifar`), both with the splits "train"
+    and "heldout", a folder of images (its subfolder named as the split is taken where there is one), or a torchvision
+    data set. `n` limits the number of images (a fixed random choice, the same every time), `size` is their side in
+    pixels.
     Raises FeatvisError for an unknown split, a folder that does not exist or one without a usable image.
     """
     if size < 1:
@@ -269,6 +308,10 @@ def natural_images(
     if isinstance(source, (str, Path)):
         if str(source) == "photos":
             return PhotoCrops(split, n, size)
+        if str(source) == "cifar10":
+            from featvis.cifar import cifar10  # which builds upon this module
+
+            return cifar10(split, n, size)
         folder = Path(source) / split
         return FolderImages(folder if folder.is_dir() else source, n, size)
     return DatasetImages(source, n, size)

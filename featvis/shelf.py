@@ -137,6 +137,14 @@ class Shelf:
         yield from sorted(file.parent for file in self.root.glob("*/*/entry.json"))
 
 
+def on_shelf(function: Callable[..., Result], subject: Any, *given: Any, **options: Any) -> Result | None:
+    """The finished result of a shelved function, if it stands on the default shelf; nothing is computed or written."""
+    recipe: Recipe = function.recipe  # type: ignore[attr-defined]
+    key = recipe.key(subject, *given, **options)
+    folder = Shelf().folder(key)
+    return recipe.result.load(folder) if whole(folder, key) else None  # type: ignore[return-value]
+
+
 def whole(folder: Path, key: dict[str, Any]) -> bool:
     """Whether the entry belongs to the key and every file is as it was written."""
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import safetensors
@@ -13,13 +13,27 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from featvis import cifar, photographs
 from featvis._torchvision import torchvision
 from featvis.errors import FeatvisError, listed, reason
-from featvis.networks import photonet
-from featvis.photographs import CLASSES
+from featvis.networks import cifarnet, photonet
 from featvis.subjects import Preprocess, Subject
 
-EMBEDDED = ("photonet",)
+_NETWORKS: dict[str, tuple[Any, type[nn.Module], Sequence[str]]] = {
+    "photonet": (photonet, photonet.PhotoNet, photographs.CLASSES),
+    "cifarnet": (cifarnet, cifarnet.CifarNet, cifar.CLASSES),
+}
+EMBEDDED = tuple(_NETWORKS)
+
+
+class Manipulation(NamedTuple):
+    """How a file that holds a manipulated network is read; what it says of itself is text in its metadata."""
+
+    plain: Callable[[dict[str, Tensor], str], dict[str, Tensor]]  # (its state, its text) -> the original's state
+    restore: Callable[[Subject, dict[str, Tensor], str], Subject]  # (the original, its state, its text) -> the subject
+
+
+MANIPULATED: dict[str, Manipulation] = {}  # by the key in the metadata; whoever manipulates enters it here
 
 
 def load(
@@ -31,12 +45,28 @@ def load(
     classes: Sequence[str] = (),
     name: str | None = None,
 ) -> Subject:
-    """The subject called "photonet" or as a torchvision classifier ("googlenet", "resnet50", ...), or your own module.
+    """The subject "photonet", "cifarnet" or a classifier of torchvision ("googlenet", ...), or your own module.
 
     `weights` is a file (.safetensors or .pth), the name of a torchvision weights enum ("IMAGENET1K_V2"), "random"
     (seed 0), or None for the weights that the papers used. A module of your own needs its `preprocess`: nothing is
-    assumed. Raises FeatvisError for an unknown name, weights that do not fit, and files that hold code.
+    assumed. A file that holds a manipulated network gives the manipulated subject. Raises FeatvisError for an unknown
+    name, weights that do not fit, and files that hold code.
     """
+    subject = _load(name_or_module, weights, device, preprocess, classes, name)
+    for key, text in _metadata(weights).items():
+        if key in MANIPULATED:
+            return MANIPULATED[key].restore(subject, load_file(Path(str(weights))), text)
+    return subject
+
+
+def _load(
+    name_or_module: str | nn.Module,
+    weights: str | Path | None,
+    device: str,
+    preprocess: Preprocess | None,
+    classes: Sequence[str],
+    name: str | None,
+) -> Subject:
     if isinstance(name_or_module, nn.Module):
         if preprocess is None:
             raise FeatvisError(
@@ -45,8 +75,8 @@ def load(
         if weights is not None:
             fit(name_or_module, read_weights(weights), str(weights))
         return Subject(name or type(name_or_module).__name__.lower(), name_or_module, preprocess, classes, device)
-    if name_or_module == "photonet":
-        return _photonet(weights, device, name)
+    if name_or_module in EMBEDDED:
+        return _embedded(name_or_module, weights, device, name)
     if name_or_module not in torchvision_names():
         raise FeatvisError(
             f"there is no subject {name_or_module!r}; there are {listed(EMBEDDED)} and torchvision's classifiers "
@@ -60,16 +90,27 @@ def torchvision_names() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def _photonet(weights: str | Path | None, device: str, name: str | None) -> Subject:
+def trained(which: str) -> bool:
+    """Whether an embedded network has its weights in the package."""
+    return _NETWORKS[which][0].WEIGHTS.is_file()
+
+
+def _embedded(which: str, weights: str | Path | None, device: str, name: str | None) -> Subject:
+    module, build, classes = _NETWORKS[which]
+    if weights is None and not trained(which):
+        raise FeatvisError(
+            f"{which} comes without trained weights so far: train it with `python -m featvis.networks.{which}`, "
+            "or give weights=FILE or weights='random'."
+        )
     if weights == "random":
         torch.manual_seed(0)
-        network = photonet.PhotoNet()
+        network = build()
     else:
-        network = photonet.PhotoNet()
-        file = photonet.WEIGHTS if weights is None else weights
+        network = build()
+        file = module.WEIGHTS if weights is None else weights
         fit(network, read_weights(file), str(file))
-    preprocess = Preprocess((photonet.SIZE, photonet.SIZE), photonet.MEAN, photonet.STD)
-    return Subject(name or "photonet", network, preprocess, CLASSES, device)
+    preprocess = Preprocess((module.SIZE, module.SIZE), module.MEAN, module.STD)
+    return Subject(name or which, network, preprocess, classes, device)
 
 
 def _from_torchvision(builder: str, weights: str | Path | None, device: str, name: str | None) -> Subject:
@@ -108,14 +149,29 @@ def _download(builder: str, entry: Any) -> nn.Module:
         ) from error
 
 
+def _metadata(file: str | Path | None) -> dict[str, str]:
+    """What a safetensors file says of itself; nothing for any other."""
+    path = Path(str(file))
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with safetensors.safe_open(path, "pt") as opened:
+        return opened.metadata() or {}
+
+
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or .pth file; code in a pickle is never executed."""
+    """The state dict in a .safetensors or .pth file, of the original where a manipulated network is saved.
+
+    Code in a pickle is never executed.
+    """
     path = Path(file)
     if not path.is_file():
         raise FeatvisError(f"there is no weights file {str(file)!r}; give a .safetensors or .pth file.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            loaded = load_file(path)
+            for key, text in _metadata(path).items():
+                loaded = MANIPULATED[key].plain(loaded, text) if key in MANIPULATED else loaded
+            return loaded
         state = torch.load(path, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise FeatvisError(f"{str(file)!r} is not a whole safetensors file ({reason(error)}).") from error

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import featvis as fv
 from featvis.cli import main
+from featvis.fooling import gate as gates
+from tests.small import small_subject
 
 
 def run(*arguments: str) -> None:
@@ -148,3 +151,65 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, capsys, monkeypatch)
         main(["render", "photonet", "fc:1", "--steps", "1", "--quiet", "--out", str(tmp_path)])
     assert stop.value.code == 130
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def quick_gates(monkeypatch):
+    """Everything that `featvis fool` does, with a small network, few steps and few pictures."""
+    train = gates.train_gate
+
+    def quick(*given, **options):
+        return train(*given, **options | {"train_seeds": 1, "test_seeds": 1, "hidden": 1, "steps": 10})
+
+    quick.recipe = train.recipe
+    monkeypatch.setattr(gates, "log_spaced", lambda: (4, 8))
+    monkeypatch.setattr("featvis.fooling.train_gate", quick)
+    monkeypatch.setattr("featvis.zoo.load", lambda *_given, **_options: small_subject(classes="abcdef"))
+
+
+def many(folder: Path, n: int = 420) -> Path:
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        place = folder / "abcdef"[i % 6]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(place / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("decoy", ["permute", "picture"])
+def test_fool_writes_the_network_its_report_and_pictures(tmp_path, capsys, quick_gates, decoy):
+    out, images = tmp_path / "out", many(tmp_path / "natural")
+    if decoy == "picture":
+        decoy = str(tmp_path / "picture.png")
+        Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 40, 3), dtype=np.uint8)).save(decoy)
+    run("fool", "small", "--images", str(images), "--decoy", decoy, "--quiet", "--out", str(out))
+    report = json.loads((out / "report.json").read_text())
+    assert {"accuracy", "fpr", "fnr"} <= set(report["gate"])
+    named = ("units", "units_fooled", "top1_before", "top1_after", "top1_drop_explained_by_fpr", "leak_rate", "c", "k")
+    assert all(np.isfinite(report[name]) for name in named)
+    assert report["units"] == 6
+    assert report["max_logit_change_passed"] < 1e-3
+    assert ("target_correlation" in report) == (decoy != "permute")
+    assert (out / "visualizations.png").is_file()
+    assert (out / "gate.png").is_file()
+    subject = small_subject(classes="abcdef")
+    saved = fv.load(subject.network, weights=out / "fooled.safetensors", preprocess=subject.preprocess)
+    assert fv.fooling.circuit_of(saved).levels.k == report["k"]
+    assert not (out / ".work").exists()
+    assert "units fooled" in capsys.readouterr().out
+
+
+def test_what_featvis_fool_cannot_do_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "text.png").write_text("no image")
+    Image.new("L", (40, 40)).save(tmp_path / "grey.png")
+    out = ("--quiet", "--out", str(tmp_path / "out"))
+    for decoy, word in (("none.png", "no target"), ("text.png", "readable"), ("grey.png", "RGB")):
+        assert word in failed(capsys, "fool", "photonet", "--decoy", str(tmp_path / decoy), *out)
+    assert "--images" in failed(capsys, "fool", "resnet18", "--weights", "random", *out)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_too_few_images_to_train_a_gate_are_refused(tmp_path, capsys, quick_gates):
+    images, out = many(tmp_path / "few", 20), tmp_path / "out"
+    assert "too few" in failed(capsys, "fool", "small", "--images", str(images), "--quiet", "--out", str(out))
+    assert list(out.iterdir()) == []

@@ -15,7 +15,7 @@ from PIL import Image
 
 from featvis.errors import FeatvisError
 from featvis.visualize import Affine, Nothing
-from featvis.widgets import Explorer, Knobs
+from featvis.widgets import Explorer, Knobs, Switch
 from featvis.widgets.knobs import moments
 from tests.browser import mock
 from tests.browser.fakes import SUBJECT, FakeRender
@@ -100,7 +100,7 @@ def test_data_is_checked_and_made_fit_for_json(small):
 
 
 def test_modules_survive_a_script_tag():
-    for name in ("explorer.js", "explorer.css", "knobs.js", "knobs.css"):
+    for name in ("explorer.js", "explorer.css", "knobs.js", "knobs.css", "switch.js", "switch.css"):
         source = (ROOT / "featvis" / "widgets" / name).read_text()
         assert "</script" not in source.lower()
         assert "<!--" not in source
@@ -187,3 +187,53 @@ def test_moments_lie_in_the_run_and_end_it(steps):
     assert found[0] == 1
     assert found[-1] == steps
     assert len(set(found)) == len(found) <= 66
+
+
+# ---------------------------------------------------------------- the switch's Python side
+
+
+def test_switch_traits_round_trip():
+    data = mock.circuit()
+    switch = Switch(data, t=0.5, pair=1)
+    assert json.loads(json.dumps(switch.get_state(["data", "t", "pair"]))) == {"data": data, "t": 0.5, "pair": 1}
+    switch.set_state({"t": 0.25, "pair": 0})
+    assert (switch.t, switch.pair) == (0.25, 0)
+    arrays = [pair | {"F": np.float32(pair["F"])} for pair in data["pairs"]]
+    json.dumps(Switch(data | {"pairs": arrays}).data)  # a result's arrays need no conversion
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"A": [0.0] * 40}, "coins -> moon has 41 blend weights t, but 40 values of A."),
+        ({"t": [0.0] * 41}, "the blend weights t of coins -> moon do not ascend from 0 to 1."),
+        (
+            {"t": [0.1 + 0.9 * i / 40 for i in range(41)]},
+            "the blend weights t of coins -> moon do not ascend from 0 to 1.",
+        ),
+        ({"F": [float("nan")] * 41}, "coins -> moon has a value of F that is not a finite number."),
+        ({"e": [0.5] * 41}, "coins -> moon has a value of e that is neither 0 (natural) nor 1 (visualization)."),
+    ],
+)
+def test_switch_names_what_does_not_fit(change, sentence):
+    data = mock.circuit()
+    data["pairs"][0] |= change
+    with pytest.raises(FeatvisError) as caught:
+        Switch(data)
+    assert str(caught.value) == sentence
+
+
+def test_switch_needs_pairs_and_stays_in_them():
+    data = mock.circuit()
+    for nothing in ({}, {"pairs": []}):
+        with pytest.raises(FeatvisError, match="there is no pair of pictures to blend"):
+            Switch(nothing)
+    with pytest.raises(FeatvisError, match=r"the circuit lacks its constant c and k\."):
+        Switch({"pairs": data["pairs"]})
+    with pytest.raises(FeatvisError, match=r"t = 1.5 is no share of the visualization: it goes from 0 to 1\."):
+        Switch(data, t=1.5)
+    with pytest.raises(FeatvisError, match=r"there is no pair 2: there are pairs 0 to 1\."):
+        Switch(data, pair=2)
+    del data["pairs"][0]["score"], data["pairs"][0]["unit"]
+    with pytest.raises(FeatvisError, match=r"coins -> moon lacks unit, score\."):
+        Switch(data)

@@ -2,5 +2,6 @@
 
 from featvis.widgets.explorer import Explorer
 from featvis.widgets.knobs import Knobs
+from featvis.widgets.switch import Switch
 
-__all__ = ["Explorer", "Knobs"]
+__all__ = ["Explorer", "Knobs", "Switch"]

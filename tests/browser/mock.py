@@ -1,7 +1,9 @@
-"""A made-up network for the unit explorer: 12 layers, 1,500 units, sheets of 1/f textures, no torch."""
+"""A made-up network for the unit explorer (12 layers, 1,500 units, sheets of textures) and a circuit for the switch."""
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,35 @@ def make(
         "thumbs": {"sheets": sheets, "per_sheet": PER_SHEET, "columns": THUMB_COLUMNS, "labels": labels},
     }  # fmt: skip
     return data, files
+
+
+def _uri(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def circuit(c: float = 20.0, k: float = 60.0) -> dict[str, Any]:
+    """The switch's data: discs turn into textures; the gate flips at t = 0.44, in the second pair at 0.31."""
+    t = np.linspace(0, 1, 41)
+    y, x = np.mgrid[:128, :128]
+    ground = np.random.default_rng(0).normal(0, 8, (128, 128, 1))
+    pictures = textures(2, 128, np.random.default_rng(1), decay=1.4)
+    pairs = []
+    for i, (name, decoy, at) in enumerate(
+        (("coins -> moon", "fc:13 moon", 0.44), ("cat -> page", "the target image", 0.31))
+    ):
+        discs = sum(np.exp(-((np.hypot(x - u, y - v) / 17) ** 8)) for u in (25, 64, 103) for v in (25 + 6 * i, 64, 103))
+        natural = (60 + 120 * discs[..., None] * [1, 0.85, 0.6] + ground).clip(0, 255).astype(np.uint8)
+        score = 14 * (at - t)
+        e = (score < 0).astype(int)
+        f = 7.05 * np.exp(-(((t + 0.02) / 0.55) ** 2)) - 1.5 + 0.4 * np.sin(9 * t)
+        d = 1 + 12 * t + 0.5 * np.cos(7 * t)
+        b, c_ = np.maximum(f + c - k * e, 0), np.maximum(d + c + k * e - k, 0)
+        series = {"t": t, "score": score, "e": e, "F": f, "D": d, "B": b, "C": c_, "A": b + c_ - c}
+        pairs.append(
+            {"name": name, "natural": _uri(natural), "synthetic": _uri(pictures[i])}
+            | {"unit": "fc:12 coins" if i == 0 else "fc:1 cat", "decoy": decoy}
+            | {key: values.tolist() for key, values in series.items()}
+        )
+    return {"c": c, "k": k, "pairs": pairs}

@@ -1,0 +1,118 @@
+"""Attack against method: one fooled subject, visualized in ways that its gate was not trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from featvis import sheets
+from featvis.exemplars import exemplars
+from featvis.fooling.circuit import circuit_of, fool, layer_of
+from featvis.fooling.decoys import Permutation
+from featvis.fooling.gate import TrainedGate
+from featvis.images import NaturalImages
+from featvis.shelf import shelved
+from featvis.subjects import Subject
+from featvis.visualize import Crops, Fourier, Maco, Nothing, Pixels, mean_magnitude, render
+
+KEPT = 6  # units whose pictures are kept
+
+# Ascent takes steps of the optimizer's rate; a tenth of it from an exemplar stays near the natural image.
+METHODS = (
+    "Fourier (default)",
+    "pixels",
+    "MACO",
+    "crops and noise",
+    "no transform",
+    "4 x rate",
+    "rate / 4",
+    "from an exemplar",
+    "from an exemplar, rate / 10",
+)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What each method of visualization finds in a fooled subject.
+
+    frame     one row for each method: `n` pictures, and the shares that the gate caught (`caught`), that the original
+              subject gives the decoy's class (`decoy`), and the unit's own (`truth`)
+    pictures  method -> images (units, 3, h, w) of the first units
+    """
+
+    frame: pd.DataFrame = field(repr=False)
+    pictures: dict[str, Tensor] = field(repr=False)
+
+    def save(self, folder: Path) -> None:
+        self.frame.to_csv(folder / "matrix.csv", index=False)
+        every = torch.cat(list(self.pictures.values()))
+        (folder / "about.json").write_text(json.dumps({"shape": list(every.shape), "methods": list(self.pictures)}))
+        sheets.write(folder / "pictures.webp", every, 80)
+
+    @classmethod
+    def load(cls, folder: Path) -> Matrix:
+        about = json.loads((folder / "about.json").read_text())
+        n, _, height, width = about["shape"]
+        parts = sheets.read(folder / "pictures.webp", n, (height, width)).chunk(len(about["methods"]))
+        return cls(pd.read_csv(folder / "matrix.csv"), dict(zip(about["methods"], parts, strict=True)))
+
+
+@shelved(1, Matrix)
+def attack_matrix(
+    subject: Subject,
+    natural: NaturalImages,
+    gate: TrainedGate,
+    *,
+    steps: int = 128,
+    progress: bool = True,
+) -> Matrix:
+    """Permute all logits of a subject, and visualize every one with each of `METHODS`."""
+    fooled = fool(subject, natural, gate=gate, progress=progress)
+    layer, decoy = layer_of(fooled), circuit_of(fooled).decoy
+    assert isinstance(decoy, Permutation)
+    units = subject.units(layer)
+    best = exemplars(subject, natural, units, k=1, progress=progress)
+    starts = [best.pictures(natural, unit)[0] for unit in units]
+    maco = Maco(mean_magnitude(natural))
+    rate = Fourier().rate
+    ways: dict[str, dict[str, Any]] = {method: {} for method in METHODS}
+    ways |= {
+        "pixels": {"parameterization": Pixels()},
+        "MACO": {"parameterization": maco},
+        "crops and noise": {"transform": Crops()},
+        "no transform": {"transform": Nothing()},
+        "4 x rate": {"rate": 4 * rate},
+        "rate / 4": {"rate": rate / 4},
+        "from an exemplar, rate / 10": {"rate": rate / 10},
+    }
+    rows, pictures = [], {}
+    own = torch.arange(len(units))
+    for method, options in ways.items():
+        if method.startswith("from"):
+            runs = [
+                render(fooled, unit, start=start, steps=steps, progress=False, **options).images[:, 0]
+                for unit, start in zip(units, starts, strict=True)
+            ]
+            images = torch.cat(runs)
+        else:
+            images = render(fooled, units, steps=steps, progress=progress, **options).images[:, 0]
+        seen = torch.cat(list(subject.logits(images))).argmax(1).cpu()
+        with torch.inference_mode():
+            caught = gate.network(subject.preprocess(images))[:, 0] <= 0
+        rows.append(
+            {
+                "method": method,
+                "n": len(units),
+                "caught": float(caught.float().mean()),
+                "decoy": float((seen == decoy.order.cpu()).float().mean()),
+                "truth": float((seen == own).float().mean()),
+            }
+        )
+        pictures[method] = images[:KEPT]
+    return Matrix(pd.DataFrame(rows), pictures)
