@@ -94,7 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("fool", _fool, "Make a network whose visualizations of all logits show something else.")
     sub.add_argument("subject", help="photonet, cifarnet, or a torchvision classifier such as googlenet")
     sub.add_argument("--decoy", default="permute", help="'permute', or an image file to be shown (default permute)")
-    sub.add_argument("--kind", default="aligned", help="how an image is shown: linear or aligned (default aligned)")
+    sub.add_argument(
+        "--kind",
+        default="aligned",
+        choices=("linear", "aligned"),
+        help="how an image is shown: linear or aligned (default aligned)",
+    )
     sub.add_argument("--seed", type=int, default=0, help="of the gate's training (default 0)")
     _sources(sub)
     return parser
@@ -223,7 +228,7 @@ def _fool(options: argparse.Namespace) -> None:
     if source is None:
         raise FeatvisError(f"fooling {subject.name} needs natural images: give --images FOLDER.")
     train, test = train_and_test(source, size)
-    _say_skipped([*train.skipped, *test.skipped])
+    _say_skipped(list(dict.fromkeys([*train.skipped, *test.skipped])))
     show: dict[str, Any] = {"progress": not options.quiet}
     with _folder(options.out) as out:
         work = options.out / ".work"  # an interrupted gate goes on from here

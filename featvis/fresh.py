@@ -27,7 +27,8 @@ from featvis.zoo import EMBEDDED, load
 ACTIVATION_MEDIAN, ACTIVATION_WORST = 0.03, 0.5
 EXEMPLAR_VALUE = 1e-3  # of the largest activation
 # A gate is trained on such pictures, and what it lets through follows: shares may differ by so much.
-SHARE = 0.15
+# A matrix has few pictures in each cell.
+SHARE, CELL = 0.05, 0.2
 TYPES: dict[str, Any] = {kind.__name__: kind for kind in (Affine, Crops, Fourier, Nothing, Pixels)}
 
 
@@ -65,7 +66,8 @@ def _difference(old: Any, new: Any, rows: list[int] | None) -> str:
     if isinstance(old, Thumbs):
         return "" if old.ids == new.ids else "other exemplars are shown"
     change = max(abs(a - b) for a, b in zip(_shares(old), _shares(new), strict=True))
-    return "" if change <= SHARE else f"a share differs by {change:.1%}"
+    allowed = CELL if isinstance(old, Matrix) else SHARE
+    return "" if change <= allowed else f"a share differs by {change:.1%}"
 
 
 def _shares(result: TrainedGate | Fooling | Matrix) -> list[float]:
@@ -74,7 +76,8 @@ def _shares(result: TrainedGate | Fooling | Matrix) -> list[float]:
         return list(result.rates().values())
     if isinstance(result, Fooling):
         found = result.summary()
-        return [found[name] for name in ("top1_before", "top1_after", "visualizations_fooled", "leak_rate")]
+        shares = [found[name] for name in ("top1_before", "top1_after", "visualizations_fooled", "leak_rate")]
+        return shares + list(found.get("target_correlation", {}).values())
     return result.frame[["caught", "decoy", "truth"]].to_numpy().ravel().tolist()
 
 

@@ -1,11 +1,11 @@
 """The fooling circuit: the same network on natural images, another one under activation maximization.
 
-With F the original unit, D its decoy and e = 1 where the gate sees a visualization, else 0 (Geirhos et al. 2024, figure
-3; the constants c and k as in the authors' code):
+With F the original unit, D its decoy and e = 1 where the gate sees a visualization, else 0 (after Geirhos et al. 2024,
+figure 3, and the authors' code, where c and k are typed and A keeps the c):
 
     B = ReLU(F + c - k e)        C = ReLU(D + c + k e - k)        A = B + C - c
 
-A is F on natural images and D on visualizations as long as -c < F, D < k - c where their branch is shut or open.
+On natural images A = F while F > -c and D < k - c; on visualizations A = D while D > -c and F < k - c.
 """
 
 from __future__ import annotations

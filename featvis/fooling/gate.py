@@ -163,8 +163,8 @@ def train_gate(
     natural, test  natural images to train and to test with; they must not share pixels
     train_seeds    visualizations of every other logit to train with; of the rest, `test_seeds` each to test with. Each
                    has 27 snapshots from step 1 to 512
-    hidden         units of each hidden layer that it is also trained on: without them it takes smooth pictures of
-                   classes that it was not shown for natural ones
+    hidden         units of each hidden layer but the first two that it is also trained on: without them it takes
+                   smooth pictures of classes that it was not shown for natural ones
     leave_out      also train one gate for each group of natural images without it (a fifth of the steps): `unseen`
     folder         where interrupted work goes on from; nothing in it is ever removed
 

@@ -77,9 +77,10 @@ class Fooling:
 
     natural   what `behaviour` found on natural images that neither the gate nor c and k have seen
     units     one row for each unit and seed: `unit`, `seed`, the class (or unit) that the original subject sees in the
-              visualization `before` and `after`, `decoy`, whether it is `fooled`, `leaks` along the ascent
+              visualization `before` and `after`, `decoy`, whether it is `fooled` (the original subject does not see
+              the unit's own class, and sees the decoy; for pictures: no other target is closer), `leaks` in the ascent
     targets   one row for each target, seed and step: `correlation` and `ssim` with the target, `closest`: whether no
-              other target is closer; empty for a permutation
+              other target is closer, `passed`: whether the gate takes it for natural; empty for a permutation
     pictures  "before" and "after" (units, 3, h, w) from the first seed; "frames before" and "frames after"
               (frames, 3, h, w) of the first unit; for targets "targets" and "after N" (targets, 3, h, w)
     """
@@ -192,12 +193,16 @@ def fooling(
         shown = decoy[None] if decoy.dim() == 3 else decoy
         count = min(len(shown), len(units))
         climbed = render(fooled, units[:count], seeds=seeds, steps=128, snapshots=TARGET_STEPS, progress=progress)
-        targets = _against(shown[:count], climbed.snapshots)
+        targets = _against(fooled, shown[:count], climbed.snapshots)
         pictures["targets"] = shown[:count]
         pictures |= {f"after {step}": images[:, 0] for step, images in climbed.snapshots.items()}
     seen = [_seen(subject, layer, run.images, before.images) for run in (before, after)]
     module = circuit_of(fooled).decoy
     meant = module.order.tolist() if isinstance(module, Permutation) else [-1] * len(units)
+    shows_decoy = seen[1] == np.array(meant)[:, None]
+    if isinstance(decoy, Tensor):
+        likeness = correlation(after.images.flatten(0, 1), shown).argmax(1).view(shows_decoy.shape).numpy()
+        shows_decoy = likeness == np.arange(len(units))[:, None] % len(shown)
     leaks = _leaks(fooled, after.snapshots)
     rows = [
         {
@@ -206,7 +211,7 @@ def fooling(
             "before": int(seen[0][i, j]),
             "after": int(seen[1][i, j]),
             "decoy": meant[i],
-            "fooled": bool(seen[1][i, j] != i and meant[i] in (-1, int(seen[1][i, j]))),
+            "fooled": bool(seen[1][i, j] != i and shows_decoy[i, j]),
             "leaks": float(leaks[i, j]),
         }
         for i, unit in enumerate(units)
@@ -247,12 +252,13 @@ def _leaks(fooled: Subject, snapshots: Mapping[int, Tensor]) -> np.ndarray:
     return np.mean(shares, axis=0)
 
 
-def _against(targets: Tensor, snapshots: Mapping[int, Tensor]) -> pd.DataFrame:
+def _against(fooled: Subject, targets: Tensor, snapshots: Mapping[int, Tensor]) -> pd.DataFrame:
     rows = []
     for step, images in snapshots.items():
         for seed in range(images.shape[1]):
             table = correlation(images[:, seed], targets)
             alike = similarity(images[:, seed], targets)
+            passed = taken_apart(fooled, images[:, seed])["e"] == 0
             for i in range(len(targets)):
                 rows.append(
                     {
@@ -262,6 +268,7 @@ def _against(targets: Tensor, snapshots: Mapping[int, Tensor]) -> pd.DataFrame:
                         "correlation": float(table[i, i]),
                         "ssim": float(alike[i]),
                         "closest": bool(table[i].argmax() == i),
+                        "passed": bool(passed[i]),
                     }
                 )
     return pd.DataFrame(rows)
