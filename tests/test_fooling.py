@@ -589,6 +589,9 @@ def test_targets_appear_and_are_measured(subject, tmp_path, kind):
     assert summary["target_closest"]["128"] == 1
     assert summary["target_correlation"]["128"] > max(0.5, summary["target_correlation"]["2"])
     assert (found.units["decoy"] == -1).all()
+    own = found.units["unit"].map(lambda unit: subject.unit(unit).index)
+    assert not (found.units["fooled"] & (found.units["after"] == own)).any()
+    assert found.targets["passed"].isin([True, False]).all()
     assert found.pictures["targets"].shape == (2, 3, 32, 32)
     round_trip(found, tmp_path)
 
