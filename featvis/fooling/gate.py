@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from tqdm.auto import tqdm
 from featvis.errors import FeatvisError
 from featvis.fooling.samples import Trajectories, log_spaced, trajectories
 from featvis.images import NaturalImages
-from featvis.networks.training import augment
+from featvis.networks.training import augment, in_memory, keep, resume
 from featvis.shelf import shelved
 from featvis.subjects import Preprocess, Subject
 from featvis.visualize import Affine
@@ -197,18 +196,19 @@ def train_gate(
     if inner:
         shown.append(climbed(inner, range(1), "hidden").images)
     unknown = climbed(units[1::2], range(1000, 1000 + test_seeds), "test")
-    pixels, labels = _pixels(natural)
+    pixels, labels = in_memory(natural, progress)
     network = _train(subject.preprocess, pixels, torch.cat(shown), steps, seed, folder, progress)
-    heldout, kinds = _pixels(test)
+    heldout, kinds = in_memory(test, progress)
     names = test.classes or ("all",)
+    kinds = kinds.clamp(min=0)  # images without a label are one group
     passed = _passes(network, subject.preprocess, heldout)
     synthetic = pd.DataFrame({"unit": unknown.unit, "seed": unknown.seed, "step": unknown.step})
     synthetic["passed"] = _passes(network, subject.preprocess, unknown.images)
     unseen = []
     for group in tqdm(range(len(names)) if leave_out else (), desc="leave one out", disable=not progress, leave=False):
-        few = pixels[torch.from_numpy(labels != group)]
+        few = pixels[labels != group]
         other = _train(subject.preprocess, few, torch.cat(shown), max(1, steps // 5), seed, None, False)
-        found = _passes(other, subject.preprocess, heldout[torch.from_numpy(kinds == group)])
+        found = _passes(other, subject.preprocess, heldout[kinds == group])
         unseen.append(_by_group(found, names[group]))
     options = {
         "train_seeds": train_seeds,
@@ -220,7 +220,7 @@ def train_gate(
     }
     return TrainedGate(
         network,
-        pd.DataFrame([_by_group(passed[kinds == i], name) for i, name in enumerate(names) if (kinds == i).any()]),
+        pd.DataFrame([_by_group(passed[kinds.numpy() == i], n) for i, n in enumerate(names) if (kinds == i).any()]),
         synthetic,
         pd.DataFrame(unseen, columns=["group", "images", "passed"]),
         tuple(units[::2]),
@@ -241,15 +241,6 @@ def _by_group(passed: np.ndarray, group: str) -> dict[str, Any]:
     return {"group": group, "images": len(passed), "passed": int(passed.sum())}
 
 
-def _pixels(images: NaturalImages) -> tuple[Tensor, np.ndarray]:
-    """All images as bytes (n, 3, h, w), and their labels (0 where there are none)."""
-    found, labels = [], []
-    for batch, label, _ in images.batches(256):
-        found.append((batch * 255).round().byte())
-        labels.append(label.clamp(min=0))
-    return torch.cat(found), torch.cat(labels).numpy()
-
-
 def _train(
     preprocess: Preprocess,
     natural: Tensor,
@@ -259,25 +250,21 @@ def _train(
     folder: Path | None,
     progress: bool,
 ) -> Gate:
-    """A gate after `steps` batches; goes on from folder/gate.checkpoint if that is there."""
+    """A gate after `steps` batches of images (n, 3, h, w) as bytes; goes on from its checkpoint in `folder`, if any."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Gate(preprocess)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.2)
-    made_from = (steps, seed, _digest(natural), _digest(synthetic))  # another training does not go on from it
-    checkpoint = (
-        folder / f"gate-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]}.checkpoint" if folder else None
-    )
-    first = 0
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    if checkpoint and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        generator.set_state(saved["generator"])
-        first = saved["step"]
+    checkpoint, first = None, 0
+    if folder:
+        made_from = repr((steps, seed, _digest(natural), _digest(synthetic)))  # no other training goes on from it
+        checkpoint = folder / f"gate-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}.checkpoint"
+        if saved := resume(checkpoint, parts):
+            generator.set_state(saved["generator"])
+            first = saved["step"]
     for step in tqdm(range(first, steps), initial=first, total=steps, desc="gate", disable=not progress, leave=False):
         images = torch.cat([_drawn(natural, generator, False), _drawn(synthetic, generator, True)])
         truth = torch.cat([torch.ones(BATCH), torch.zeros(BATCH)])
@@ -287,9 +274,7 @@ def _train(
         optimizer.step()
         schedule.step()
         if checkpoint and (step + 1) % CHECKPOINT_EVERY == 0:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            torch.save(state | {"generator": generator.get_state(), "step": step + 1}, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            keep(checkpoint, parts, {"generator": generator.get_state(), "step": step + 1})
     return network.eval()
 
 

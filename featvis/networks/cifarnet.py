@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from featvis.networks.training import _rate, hits, keep, read_card, resume, write
+from featvis.networks.training import _rate, hits, in_memory, keep, read_card, resume, write
 from featvis.subjects import Preprocess
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     preprocess = Preprocess((SIZE, SIZE), MEAN, STD)
     heldout = cifar10("heldout", folder=options.data)
     images = cifar10("train", folder=options.data)
-    pixels, labels = _in_memory(images)
+    pixels, labels = in_memory(images)
     checkpoint = options.out.with_suffix(".checkpoint")
     network = train(CifarNet(), preprocess, pixels, labels, options.epochs, checkpoint, options.seed)
     facts = accuracy(network, preprocess, heldout) | {
@@ -171,15 +171,6 @@ def main(arguments: list[str] | None = None) -> None:
     write(network, facts, options.out)
     checkpoint.unlink(missing_ok=True)
     print(json.dumps(facts, indent=1))
-
-
-def _in_memory(images: NaturalImages) -> tuple[Tensor, Tensor]:
-    """All images as uint8 (n, 3, 32, 32), and their labels (n,)."""
-    pixels, labels = [], []
-    for batch, label, _ in tqdm(images.batches(500), total=-(-len(images) // 500), desc="read", mininterval=5):
-        pixels.append((batch * 255).round().byte())
-        labels.append(label)
-    return torch.cat(pixels), torch.cat(labels)
 
 
 def accuracy(network: nn.Module, preprocess: Preprocess, images: NaturalImages) -> dict[str, Any]:

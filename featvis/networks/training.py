@@ -108,6 +108,16 @@ def train(
     return average.module.eval()
 
 
+def in_memory(images: NaturalImages, progress: bool = True) -> tuple[Tensor, Tensor]:
+    """All images as bytes (n, 3, h, w), and their labels (n,), -1 where there is none."""
+    pixels, labels = [], []
+    total = -(-len(images) // 256)
+    for batch, label, _ in tqdm(images.batches(256), "read", total, mininterval=5, disable=not progress, leave=False):
+        pixels.append((batch * 255).round().byte())
+        labels.append(label)
+    return torch.cat(pixels), torch.cat(labels)
+
+
 def keep(checkpoint: Path, parts: dict[str, Any], rest: dict[str, Any]) -> None:
     """Write the state of all parts, and the rest, in one step."""
     unfinished = checkpoint.with_suffix(".tmp")
