@@ -37,6 +37,13 @@ knobs = Knobs(SUBJECT, render=FakeRender(0.02), steps=2000)
 knobs.observe(lambda change: (here / "message.txt").write_text(change.new), "message")
 knobs
 """
+SWITCH = """
+from featvis.widgets import Switch
+from tests.browser.mock import circuit
+switch = Switch(circuit())
+switch.observe(lambda change: (here / "t.txt").write_text(str(change.new)), "t")
+switch
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +54,7 @@ def lab(network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
     home = tmp_path_factory.mktemp("lab")
     folder = next(iter(files.values())).parent
     (folder / "data.json").write_text(json.dumps(data))
-    cells = [nbformat.v4.new_code_cell(text.strip()) for text in (NOTEBOOK.format(folder=str(folder)), KNOBS)]
+    cells = [nbformat.v4.new_code_cell(text.strip()) for text in (NOTEBOOK.format(folder=str(folder)), KNOBS, SWITCH)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, home / "widgets.ipynb")
@@ -97,7 +104,7 @@ def run_all(driver: Chrome, url: str) -> None:
     wait_for(lambda: click(".lm-Menu-item[data-command='runmenu:run-all']"), why="choosing Run All Cells")
 
 
-def test_explorer_and_knobs_live_in_jupyterlab(page, lab):
+def test_explorer_knobs_and_switch_live_in_jupyterlab(page, lab):
     url, folder = lab
     driver = page.driver
     pages.resize(driver, 1280, 1000)
@@ -146,3 +153,10 @@ def test_explorer_and_knobs_live_in_jupyterlab(page, lab):
     page.type_over("fc:unicorn")
     page.press(Keys.ENTER)
     wait_for(lambda: find(".message").text == "'fc:unicorn' names no unit.", why="an error in one sentence")
+
+    switch = wait_for(lambda: driver.find_element("css selector", ".featvis-switch"), 30, "the switch's output")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", switch)
+    driver.execute_script("arguments[0].querySelector('input').focus()", switch)
+    page.press(Keys.END)
+    wait_for(lambda: float(kernel("t")) == 1, why="the kernel's hearing of the slider")
+    wait_for(lambda: "The gate says visualization" in switch.text, why="the words below the diagram")
