@@ -761,3 +761,8 @@ def test_a_blend_follows_the_original_unit_and_then_the_decoy(subject):
     assert Switch(switch).data["k"] == circuit_of(fooled).levels.k
     assert pair["natural"].startswith("data:image/webp;base64,")
     assert pair["decoy"] == subject.label("fc:1")
+
+
+def test_a_target_of_one_colour_is_refused_even_if_its_channels_differ():
+    with pytest.raises(fv.FeatvisError, match="flat colour"):
+        check_targets(torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1).expand(3, 32, 32))

@@ -183,7 +183,7 @@ def check_targets(targets: Tensor) -> Tensor:
         raise FeatvisError("the target is to be of finite floating-point numbers in [0, 1].")
     if stacked.min() < 0 or stacked.max() > 1:
         raise FeatvisError(f"the target lies in [{stacked.min():.3g}, {stacked.max():.3g}]; its pixels are in [0, 1].")
-    flat = [i for i, target in enumerate(stacked) if target.max() == target.min()]
+    flat = [i for i, target in enumerate(stacked) if bool((target.amax((1, 2)) == target.amin((1, 2))).all())]
     if flat:
         raise FeatvisError(f"target {listed(flat)} is one flat colour; a target needs something to show.")
     return stacked
