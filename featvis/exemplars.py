@@ -25,6 +25,7 @@ LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 SAMPLE = 4096  # images whose activations are kept for quantiles and histograms
 BINS = 24
 SPARE = 6  # candidates kept for each exemplar, so that overlapping crops can be left out
+ROUNDING = 1e-3  # of the largest activation
 SAVE_EVERY = 20  # batches between two checkpoints
 
 
@@ -77,6 +78,11 @@ class Exemplars:
         """The exemplars of one unit as images (k, 3, size, size)."""
         ids = self.top_ids if side == "top" else self.bottom_ids
         return torch.stack([natural.image(str(id)) for id in ids[self.units.index(unit)] if id])
+
+    def difference(self, again: Exemplars) -> str:
+        """ "" if the strongest activations are the same but for rounding; else by how much they differ."""
+        change = np.abs(self.top_values - again.top_values).max() / np.abs(self.top_values).max()
+        return "" if change <= ROUNDING else f"the exemplars' activations differ by {change:.2%}"
 
     def save(self, folder: Path) -> None:
         """Write everything as one npz file into an existing folder."""

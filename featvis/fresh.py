@@ -10,25 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featvis import cifar
-from featvis.atlas import Thumbs
-from featvis.exemplars import Exemplars
-from featvis.fooling import Fooling, Matrix, TrainedGate, train_gate
+from featvis.fooling import train_gate
 from featvis.images import natural_images
 from featvis.shelf import RECIPES, Shelf, whole
 from featvis.subjects import Subject
-from featvis.visualize import Affine, Crops, Fourier, Nothing, Pixels, Visualizations
+from featvis.visualize import Affine, Crops, Fourier, Nothing, Pixels
 from featvis.zoo import EMBEDDED, load
 
-# Rounding differs between processors and batch sizes, and hundreds of steps of ascent enlarge it: a picture is the
-# same if it excites its unit the same, within these relative differences (median and largest over an entry's units).
-ACTIVATION_MEDIAN, ACTIVATION_WORST = 0.03, 0.5
-EXEMPLAR_VALUE = 1e-3  # of the largest activation
-# A gate is trained on such pictures, and what it lets through follows: shares may differ by so much.
-# A matrix has few pictures in each cell.
-SHARE, CELL = 0.05, 0.2
 TYPES: dict[str, Any] = {kind.__name__: kind for kind in (Affine, Crops, Fourier, Nothing, Pixels)}
 
 
@@ -44,41 +33,11 @@ def compare(entry: Path, shelf: Shelf, scratch: Shelf, most_units: int | None = 
     if not whole(entry, key):
         return "its files are not as they were written"
     arguments = {name: _revive(value, subject, scratch) for name, value in key["arguments"].items()}
-    rows = None
     if most_units is not None and key["function"] == "render" and len(arguments["units"]) > most_units:
-        rows = sorted(random.sample(range(len(arguments["units"])), most_units))
-        arguments["units"] = [arguments["units"][row] for row in rows]
+        chosen = sorted(random.sample(range(len(arguments["units"])), most_units))
+        arguments["units"] = [arguments["units"][row] for row in chosen]
     again = scratch.recall(recipe, subject, **arguments)
-    return _difference(recipe.result.load(entry), again, rows)
-
-
-def _difference(old: Any, new: Any, rows: list[int] | None) -> str:
-    if isinstance(old, Visualizations):
-        before = old.activation if rows is None else old.activation[rows]
-        scale = np.abs(before).max() + 1e-12
-        change = np.abs(new.activation - before) / np.maximum(np.abs(before), 0.05 * scale)
-        middle, worst = float(np.median(change)), float(change.max())
-        ok = middle <= ACTIVATION_MEDIAN and worst <= ACTIVATION_WORST
-        return "" if ok else f"activations differ by {middle:.1%} (median) and {worst:.1%} (worst)"
-    if isinstance(old, Exemplars):
-        change = np.abs(old.top_values - new.top_values).max() / np.abs(old.top_values).max()
-        return "" if change <= EXEMPLAR_VALUE else f"the exemplars' activations differ by {change:.2%}"
-    if isinstance(old, Thumbs):
-        return "" if old.ids == new.ids else "other exemplars are shown"
-    change = max(abs(a - b) for a, b in zip(_shares(old), _shares(new), strict=True))
-    allowed = CELL if isinstance(old, Matrix) else SHARE
-    return "" if change <= allowed else f"a share differs by {change:.1%}"
-
-
-def _shares(result: TrainedGate | Fooling | Matrix) -> list[float]:
-    """The shares that a result of the fooling circuit comes to."""
-    if isinstance(result, TrainedGate):
-        return list(result.rates().values())
-    if isinstance(result, Fooling):
-        found = result.summary()
-        shares = [found[name] for name in ("top1_before", "top1_after", "visualizations_fooled", "leak_rate")]
-        return shares + list(found.get("target_correlation", {}).values())
-    return result.frame[["caught", "decoy", "truth"]].to_numpy().ravel().tolist()
+    return recipe.result.load(entry).difference(again)
 
 
 def _revive(value: Any, subject: Subject, scratch: Shelf) -> Any:

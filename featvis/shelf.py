@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -32,9 +32,13 @@ class Storable(Protocol):
     def save(self, folder: Path) -> None: ...
     @classmethod
     def load(cls, folder: Path) -> Self: ...
+    def difference(self, again: Self) -> str:
+        """ "" if a recomputed result agrees with this one, else what differs, as `featvis.fresh` reports it."""
+        ...
 
 
 Result = TypeVar("Result")
+SHARE = 0.05  # by which shares may differ that rest on pictures made or networks trained anew
 RECIPES: dict[str, Recipe] = {}  # by the name of the function
 
 
@@ -135,6 +139,12 @@ class Shelf:
     def entries(self) -> Iterator[Path]:
         """The folders of all entries."""
         yield from sorted(file.parent for file in self.root.glob("*/*/entry.json"))
+
+
+def shares_differ(old: Iterable[float], new: Iterable[float], allowed: float = SHARE) -> str:
+    """ "" if no share differs from its counterpart by more than `allowed`."""
+    change = max((abs(a - b) for a, b in zip(old, new, strict=True)), default=0.0)
+    return "" if change <= allowed else f"a share differs by {change:.1%}"
 
 
 def on_shelf(function: Callable[..., Result], subject: Any, *given: Any, **options: Any) -> Result | None:

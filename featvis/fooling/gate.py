@@ -26,7 +26,7 @@ from featvis.errors import FeatvisError
 from featvis.fooling.samples import Trajectories, log_spaced, trajectories
 from featvis.images import NaturalImages
 from featvis.networks.training import augment, in_memory, keep, resume
-from featvis.shelf import shelved
+from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Preprocess, Subject
 from featvis.visualize import Affine
 
@@ -114,6 +114,10 @@ class TrainedGate:
             bounds = binomtest(caught, len(part)).proportion_ci(method="wilson")
             rows.append({"step": step, "caught": caught / len(part), "low": bounds.low, "high": bounds.high})
         return pd.DataFrame(rows)
+
+    def difference(self, again: TrainedGate) -> str:
+        """ "" if a gate trained again errs about as often."""
+        return shares_differ(self.rates().values(), again.rates().values())
 
     def save(self, folder: Path) -> None:
         weights = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}

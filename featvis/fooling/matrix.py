@@ -17,7 +17,7 @@ from featvis.fooling.circuit import circuit_of, fool, layer_of
 from featvis.fooling.decoys import Permutation
 from featvis.fooling.gate import TrainedGate
 from featvis.images import NaturalImages
-from featvis.shelf import shelved
+from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 from featvis.visualize import Crops, Fourier, Maco, Nothing, Pixels, mean_magnitude, render
 
@@ -48,6 +48,11 @@ class Matrix:
 
     frame: pd.DataFrame = field(repr=False)
     pictures: dict[str, Tensor] = field(repr=False)
+
+    def difference(self, again: Matrix) -> str:
+        """ "" if the shares are about the same; each is of few pictures."""
+        old, new = (m.frame[["caught", "decoy", "truth"]].to_numpy().ravel().tolist() for m in (self, again))
+        return shares_differ(old, new, allowed=0.2)
 
     def save(self, folder: Path) -> None:
         self.frame.to_csv(folder / "matrix.csv", index=False)

@@ -19,7 +19,7 @@ from featvis.fooling.decoys import Permutation
 from featvis.fooling.gate import TrainedGate
 from featvis.fooling.targets import correlation, photograph_targets, similarity
 from featvis.images import NaturalImages
-from featvis.shelf import shelved
+from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 from featvis.visualize import render
 from featvis.visualize.objectives import unit_means
@@ -133,6 +133,15 @@ class Fooling:
             getattr(self, name).to_csv(folder / f"{name}.csv", index=False)
         for name, images in self.pictures.items():
             sheets.write(folder / f"{name.replace(' ', '-')}.webp", images, 85)
+
+    def difference(self, again: Fooling) -> str:
+        """ "" if accuracy, pictures fooled, leaks and correlations with targets are about the same."""
+        return shares_differ(self._shares(), again._shares())
+
+    def _shares(self) -> list[float]:
+        found = self.summary()
+        shares = [found[name] for name in ("top1_before", "top1_after", "visualizations_fooled", "leak_rate")]
+        return shares + list(found.get("target_correlation", {}).values())
 
     @classmethod
     def load(cls, folder: Path) -> Fooling:

@@ -1,0 +1,125 @@
+"""What the commands share: their options, natural images, a folder that is whole or not there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featvis.errors import FeatvisError
+
+if TYPE_CHECKING:
+    from featvis.images import NaturalImages
+    from featvis.subjects import Subject
+
+DEFAULT_IMAGES = {"photonet": "photos", "cifarnet": "cifar10"}
+SPLITS = {"photos": "all", "cifar10": "heldout"}  # of a folder, its subfolder "val"
+
+
+def command(commands: Any, name: str, run: Callable, text: str, examples: str) -> argparse.ArgumentParser:
+    """Enter a command: its name, the function that runs it, one line of help, examples."""
+    sub = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"examples:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.set_defaults(run=run)
+    return sub
+
+
+def add_units(sub: argparse.ArgumentParser) -> None:
+    """A subject, its units, and the sources."""
+    add_subject(sub)
+    sub.add_argument("units", nargs="+", metavar="UNIT", help="LAYER:INDEX or LAYER:CLASS, such as fc:coins")
+    add_sources(sub)
+
+
+def add_subject(sub: argparse.ArgumentParser) -> None:
+    """The subject."""
+    sub.add_argument("subject", help="photonet, cifarnet, or a torchvision classifier such as googlenet")
+
+
+def add_sources(sub: argparse.ArgumentParser) -> None:
+    """Where weights and natural images come from, and where results go."""
+    sub.add_argument("--weights", help="a weights file, an enum's name, or 'random'")
+    sub.add_argument(
+        "--images", help="folder of natural images, photos (default for photonet) or cifar10 (default for cifarnet)"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder for pictures and report.json")
+    sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def source_of(options: argparse.Namespace, subject: Subject, what: str) -> str:
+    """The source of natural images; raises FeatvisError, naming `what` needs them, where none is known."""
+    source = options.images or DEFAULT_IMAGES.get(options.subject)
+    if source is None:
+        raise FeatvisError(f"{what} {subject.name} needs natural images: give --images FOLDER.")
+    return source
+
+
+def natural_of(options: argparse.Namespace, subject: Subject) -> NaturalImages | None:
+    """The natural images that were asked for, or that suit the subject; None where neither is known."""
+    from featvis.images import natural_images
+
+    source = options.images or DEFAULT_IMAGES.get(options.subject)
+    if source is None:
+        return None
+    natural = natural_images(source, split=SPLITS.get(source, "val"), size=subject.preprocess.size[0])
+    say_skipped(natural.skipped)
+    return natural
+
+
+def say_skipped(skipped: list[str]) -> None:
+    """Name files that were left out, on standard error."""
+    if skipped:
+        shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
+        print(f"featvis: {len(skipped)} files were left out ({shown})", file=sys.stderr)
+
+
+def write_report(out: Path, subject: Subject, natural: NaturalImages | None, rows: list[dict]) -> None:
+    """report.json about some units."""
+    report = {
+        "subject": subject.name,
+        "fingerprint": subject.fingerprint,
+        "images": None
+        if natural is None
+        else {"source": natural.name, "count": len(natural), "left_out": natural.skipped},
+        "units": rows,
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A scratch folder whose files move to `out` only when all is done: nothing half-written."""
+    if out.exists() and not out.is_dir():
+        raise FeatvisError(f"--out {str(out)!r} is a file; give a folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
+    try:
+        yield scratch
+        for file in scratch.iterdir():
+            file.replace(out / file.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def file_name(label: str) -> str:
+    """A unit's label as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+
+
+def number(value: float) -> float | None:
+    """A number as JSON may hold it: None if it is not finite."""
+    return float(value) if np.isfinite(value) else None
