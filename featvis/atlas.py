@@ -33,9 +33,13 @@ class Thumbs:
     ids: tuple[str, ...]
     images: Tensor = field(repr=False)
 
+    def difference(self, again: Thumbs) -> str:
+        """ "" if the same images are shown."""
+        return "" if self.ids == again.ids else "other exemplars are shown"
+
     def save(self, folder: Path) -> None:
         for number, part in enumerate(self.images.split(PER_SHEET)):
-            sheets.write(folder / f"thumbs-{number}.webp", part, 80, THUMB_COLUMNS)
+            sheets.write(folder / f"thumbs-{number}.webp", part, 62, THUMB_COLUMNS)
         (folder / "ids.txt").write_text("\n".join(self.ids))
 
     @classmethod

@@ -26,7 +26,7 @@ def write(file: Path, images: Tensor, quality: int = 90, columns: int = COLUMNS)
     sheet = np.zeros((rows, columns, height, width, 3), np.uint8)
     sheet.reshape(rows * columns, height, width, 3)[:n] = pixels
     picture = Image.fromarray(sheet.swapaxes(1, 2).reshape(rows * height, columns * width, 3))
-    picture.save(file, "WEBP", lossless=quality >= LOSSLESS, quality=min(quality, 100), method=4)
+    picture.save(file, "WEBP", lossless=quality >= LOSSLESS, quality=min(quality, 100), method=6)
 
 
 def read(file: Path, n: int, size: tuple[int, int], columns: int = COLUMNS) -> Tensor:

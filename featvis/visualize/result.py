@@ -15,6 +15,9 @@ from torch import Tensor
 from featvis import sheets
 
 FEW = 64
+# Rounding differs between processors and batch sizes, and hundreds of steps of ascent enlarge it: a picture is the
+# same if it excites its unit the same, within these relative differences (median and largest over all units).
+ACTIVATION_MEDIAN, ACTIVATION_WORST = 0.03, 0.5
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,21 @@ class Visualizations:
         order = self.activation.argmin(1) if self.minimize else self.activation.argmax(1)
         return self.images[torch.arange(len(self.units)), torch.as_tensor(order)]
 
+    def difference(self, again: Visualizations) -> str:
+        """ "" if `again`, of the same or only some of the units, excites them the same; else by how much it differs."""
+        before = self.activation[[self.units.index(unit) for unit in again.units]]
+        scale = np.abs(before).max() + 1e-12
+        change = np.abs(again.activation - before) / np.maximum(np.abs(before), 0.05 * scale)
+        middle, worst = float(np.median(change)), float(change.max())
+        ok = middle <= ACTIVATION_MEDIAN and worst <= ACTIVATION_WORST
+        return "" if ok else f"activations differ by {middle:.1%} (median) and {worst:.1%} (worst)"
+
     def save(self, folder: Path) -> None:
         """Write images as WebP sheets and numbers as npz into an existing folder.
 
-        The more pictures, the smaller each: a whole layer's sheet has quality 35, a few pictures have 90.
+        The more pictures, the smaller each: a whole layer's sheet has quality 28, a few pictures have 90.
         """
-        quality = 90 if self.images.shape[:2].numel() <= FEW else 35
+        quality = 90 if self.images.shape[:2].numel() <= FEW else 28
         for step, images in {0: self.images, **self.snapshots}.items():
             name = "images.webp" if step == 0 else f"step-{step}.webp"
             sheets.write(folder / name, images.flatten(0, 1), quality)
