@@ -155,6 +155,24 @@ def on_shelf(function: Callable[..., Result], subject: Any, *given: Any, **optio
     return recipe.result.load(folder) if whole(folder, key) else None  # type: ignore[return-value]
 
 
+def kept(function: Callable[..., Result], subject: Any, source: str, **arguments: Any) -> Result | None:
+    """A finished result made from images of `source` with these arguments, without having the images at hand.
+
+    For data sets that are not part of the project: what was found on them stands on the default shelf, and the key of
+    an entry could not be computed without them. None if there is no such result, or it is not whole.
+    """
+    recipe: Recipe = function.recipe  # type: ignore[attr-defined]
+    wanted = {name: plain(value) for name, value in arguments.items()}
+    for entry in sorted(Shelf().root.glob(f"{subject.name}/{recipe.compute.__name__}-*/entry.json")):
+        key = {name: value for name, value in json.loads(entry.read_text()).items() if name != "files"}
+        given = key["arguments"]
+        fits = key["fingerprint"] == subject.fingerprint and key["version"] == recipe.version
+        fits = fits and any(isinstance(value, dict) and value.get("source") == source for value in given.values())
+        if fits and wanted.items() <= given.items() and whole(entry.parent, key):
+            return recipe.result.load(entry.parent)  # type: ignore[return-value]
+    return None
+
+
 def whole(folder: Path, key: dict[str, Any]) -> bool:
     """Whether the entry belongs to the key and every file is as it was written."""
     try:

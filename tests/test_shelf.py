@@ -11,7 +11,7 @@ import torch
 
 import featvis as fv
 from featvis import fresh
-from featvis.shelf import RECIPES, Shelf, plain, shelved, whole
+from featvis.shelf import RECIPES, Shelf, kept, plain, shelved, whole
 from featvis.visualize import Affine, Fourier, Pixels
 from tests.small import small_images, small_subject
 
@@ -101,6 +101,20 @@ def test_a_damaged_entry_is_computed_again(tmp_path, counted, damage):
     assert counted.calls == [4, 4]
     assert counted(subject, 4, shelf=shelf).value == 8
     assert counted.calls == [4, 4]
+
+
+def test_a_result_is_found_without_its_images(tmp_path, monkeypatch):
+    shelf, subject, natural = Shelf(tmp_path), small_subject(), small_images()
+    monkeypatch.setenv("FEATVIS_SHELF", str(tmp_path))
+    made = fv.exemplars(subject, natural, ["fc"], k=2, progress=False, shelf=shelf)
+    found = kept(fv.exemplars, subject, "photos", k=2)
+    assert found is not None
+    assert np.array_equal(found.top_values, made.top_values)
+    assert kept(fv.exemplars, subject, "photos", k=3) is None
+    assert kept(fv.exemplars, subject, "cifar10") is None
+    assert kept(fv.exemplars, small_subject(1), "photos") is None
+    (entry_of(shelf) / "exemplars.npz").write_bytes(b"cut")
+    assert kept(fv.exemplars, subject, "photos") is None
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, counted, monkeypatch):
