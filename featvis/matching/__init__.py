@@ -1,0 +1,31 @@
+"""The matching experiment: which pictures belong to the same unit? Trials, observers, analysis, data of people."""
+
+from featvis.matching import analysis, human_data, observers, simulation, stimuli, trials
+from featvis.matching.human_data import Humans, humans
+from featvis.matching.machines import Answers, Polysemy, machine_answers, polysemy
+from featvis.matching.simulation import Plan, Studies, studies
+from featvis.matching.stimuli import Stimuli, images_of
+from featvis.matching.trials import Design, Trial, design
+
+__all__ = [
+    "Answers",
+    "Design",
+    "Humans",
+    "Plan",
+    "Polysemy",
+    "Stimuli",
+    "Studies",
+    "Trial",
+    "analysis",
+    "design",
+    "human_data",
+    "humans",
+    "images_of",
+    "machine_answers",
+    "observers",
+    "polysemy",
+    "simulation",
+    "stimuli",
+    "studies",
+    "trials",
+]
