@@ -15,8 +15,9 @@ EXAMPLES = (
     "featvis match generate --units 12 --out study\n"
     "  featvis match serve study --participants 20\n"
     "  featvis match simulate --participants 20 --studies 200 --out simulated\n"
-    "  featvis match analyze study/answers.csv --out analysis\n"
-    "  featvis match export study --out jspsych\n"
+    "  featvis match export study --out tables\n"
+    "  featvis match analyze tables/answers.csv --out analysis\n"
+    "  featvis match export study --as jspsych --jspsych node_modules/jspsych --out hosted\n"
     "  featvis match humans --data borowski2021 --out humans"
 )
 
@@ -48,7 +49,7 @@ def _generate_arguments(part: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    from featvis.matching import design, images_of, trials
+    from featvis.matching import design, experiment, images_of, trials
     from featvis.matching.stimuli import stimuli
     from featvis.shelf import Shelf
     from featvis.zoo import load
@@ -70,11 +71,8 @@ def _generate(options: argparse.Namespace) -> None:
             progress=not options.quiet,
         )
         made = design(made_of, lists=options.lists, k=options.per_trial, repeats=options.repeats, seed=options.seed)
-        (options.out / "images").mkdir(exist_ok=True)
         trials.write(made, made_of, natural, out)
-        for file in (out / "images").iterdir():
-            file.replace(options.out / "images" / file.name)
-        (out / "images").rmdir()
+        shutil.copy(Path(experiment.__file__).parent / "texts.json", out)
         cells = made.frame().groupby(["list", "part"]).size().unstack()
         report = {
             "subject": subject.name,
@@ -119,19 +117,22 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _analyze_arguments(part: argparse.ArgumentParser) -> None:
-    part.add_argument("answers", type=Path, help="a table of answers: what `serve` exports, or `simulate` writes")
+    part.add_argument("answers", type=Path, help="a table of answers: what `export` or `simulate` writes, or jsPsych")
+    part.add_argument("--trials", type=Path, help="for answers from jsPsych: what `generate` made, to score them by")
 
 
 def _analyze(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from featvis import plots_matching
-    from featvis.matching import analysis
+    from featvis.matching import analysis, trials
 
     try:
         answers = pd.read_csv(options.answers, dtype={"right": str, "observer": str})
     except (ValueError, UnicodeDecodeError) as error:
         raise FeatvisError(f"{str(options.answers)!r} is not a table of answers: {reason(error)}.") from error
+    if options.trials is not None:
+        answers = trials.scored(answers, trials.read(options.trials)[0])
     cells, model = analysis.participants(answers), analysis.effects(answers)
     with whole_folder(options.out) as out:
         cells.to_csv(out / "cells.csv", index=False)
@@ -185,17 +186,26 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _export_arguments(part: argparse.ArgumentParser) -> None:
-    part.add_argument("folder", type=Path, help="what `generate` made")
-    part.add_argument("--list", type=int, help="only this list; otherwise each participant gets one at random")
+    part.add_argument("folder", type=Path, help="what `generate` made, and `serve` kept answers in")
+    part.add_argument("--as", dest="kind", choices=("answers", "jspsych"), default="answers", help="what to write")
+    part.add_argument("--list", type=int, help="for jsPsych: only this list; else each participant gets one at random")
     part.add_argument("--jspsych", type=Path, help="the package jspsych from the npm registry, to be copied beside")
 
 
 def _export(options: argparse.Namespace) -> None:
-    from featvis.matching.experiment.jspsych import export
+    from featvis.matching.experiment import export, jspsych, store
 
+    if options.kind == "answers":
+        if not (options.folder / store.FILE).is_file():
+            raise FeatvisError(f"{str(options.folder)!r} holds no answers; `featvis match serve` keeps them there.")
+        kept = store.Store(options.folder)
+        with whole_folder(options.out) as out:
+            count = export.write(kept, out)
+        kept.close()
+        return print(f"{options.out}: {count} answers as answers.csv and in the manner of BIDS")
     with whole_folder(options.out) as out:
-        count = export(options.folder, out, options.jspsych, options.list)
-    print(f"{options.out}: {count} lists of trials for jsPsych; open index.html from a web server")
+        count = jspsych.export(options.folder, out, options.jspsych, options.list)
+    print(f"{options.out}: {count} lists of trials for jsPsych; serve the folder and open index.html")
 
 
 WHAT: dict[str, tuple[Any, str, Any]] = {
@@ -203,6 +213,6 @@ WHAT: dict[str, tuple[Any, str, Any]] = {
     "serve": (_serve, "Run the experiment on this machine and keep every answer.", _serve_arguments),
     "simulate": (_simulate, "Simulate and analyse studies with planted effects.", _simulate_arguments),
     "analyze": (_analyze, "Analyse answers: means, exact chance, a mixed model.", _analyze_arguments),
-    "export": (_export, "Write the experiment as a folder for jsPsych.", _export_arguments),
+    "export": (_export, "Write the answers as tables, or the experiment for jsPsych.", _export_arguments),
     "humans": (_humans, "Recompute the figures of Borowski et al. (2021).", _humans_arguments),
 }

@@ -1,6 +1,7 @@
 """The matching experiment: which pictures belong to the same unit? Trials, observers, analysis, data of people."""
 
 from featvis.matching import analysis, human_data, observers, simulation, stimuli, trials
+from featvis.matching.demo import Demo, demo
 from featvis.matching.human_data import Humans, humans
 from featvis.matching.machines import Answers, Polysemy, machine_answers, polysemy
 from featvis.matching.simulation import Plan, Studies, studies
@@ -9,6 +10,7 @@ from featvis.matching.trials import Design, Trial, design
 
 __all__ = [
     "Answers",
+    "Demo",
     "Design",
     "Humans",
     "Plan",
@@ -17,6 +19,7 @@ __all__ = [
     "Studies",
     "Trial",
     "analysis",
+    "demo",
     "design",
     "human_data",
     "humans",

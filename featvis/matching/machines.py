@@ -20,7 +20,7 @@ from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 from featvis.zoo import load, trained
 
-MOST_CLUSTERS = 6
+MOST_CLUSTERS = 12
 SEPARATE = 0.15  # silhouette from which several clusters are believed
 
 
@@ -77,7 +77,7 @@ def machine_answers(
 
 
 def clusters(features: np.ndarray) -> int:
-    """How many groups the rows (m, d) fall into: k-means with the best mean silhouette among 2 to 6, or else one.
+    """How many groups the rows (m, d) fall into: k-means with the best mean silhouette among 2 to 12, or else one.
 
     One group is assumed unless the silhouette reaches 0.15 (Rousseeuw 1987 calls less than 0.25 no structure).
     """

@@ -49,6 +49,7 @@ def fit(y: np.ndarray, x: np.ndarray, z: Sequence[np.ndarray]) -> Fit:
     def deviance(logs: np.ndarray) -> float:
         size, m = reduced(logs)
         rest = m[p, p] - m[:p, p] @ np.linalg.solve(m[:p, :p], m[:p, p])
+        rest = max(rest, 1e-12 * n)  # answers that do not vary at all leave nothing
         return float(size + np.linalg.slogdet(m[:p, :p])[1] + (n - p) * np.log(rest / (n - p)))
 
     start = np.full(len(z), -3.0)

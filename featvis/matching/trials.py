@@ -198,6 +198,21 @@ def _naturals(
     return [[tuple(rng.permutation(rows[side, unit]).tolist()) for unit in units] for side in range(sides)]
 
 
+def scored(answers: pd.DataFrame, made: Design) -> pd.DataFrame:
+    """Answers with `observer`, `trial` and `match` (as JSON), as jsPsych keeps them, in the form of `analysis`."""
+    known = {trial.id: trial for trial in made.trials}
+    rows = []
+    try:
+        for row in answers.to_dict("records"):
+            t, match = known[str(row["trial"])], json.loads(row["match"])
+            right = t.right_units([int(i) for i in match])
+            rows.append((row["observer"], t.id, t.part, t.kind, t.n, t.depth, " ".join(t.units), right))
+    except (KeyError, ValueError, TypeError) as error:
+        raise FeatvisError(f"an answer does not belong to these trials: {reason(error)}.") from error
+    names = ["observer", "trial", "part", "kind", "n", "depth", "units", "right"]
+    return answers.drop(columns=[name for name in names if name in answers]).join(pd.DataFrame(rows, columns=names))
+
+
 def file_of(key: str, seed: int) -> str:
     """The name of an image's file, which gives nothing away."""
     return hashlib.sha256(f"{seed} {key}".encode()).hexdigest()[:16] + ".webp"
@@ -231,7 +246,7 @@ def read(folder: Path) -> tuple[Design, dict[str, str]]:
         raise FeatvisError(f"{str(folder)!r} holds no {FILE}; `featvis match generate --out FOLDER` makes one.")
     try:
         about = json.loads(file.read_text())
-        lists = tuple(tuple(_revived(trial) for trial in part) for part in about["lists"])
+        lists = tuple(tuple(revived(trial) for trial in part) for part in about["lists"])
         files = {str(key): str(name) for key, name in about["images"].items()}
         made = Design(str(about["subject"]), str(about["natural"]), int(about["seed"]), lists)
         names = [trial.id for trial in made.trials]
@@ -246,7 +261,8 @@ def read(folder: Path) -> tuple[Design, dict[str, str]]:
     return made, files
 
 
-def _revived(given: dict[str, Any]) -> Trial:
+def revived(given: dict[str, Any]) -> Trial:
+    """A trial from its fields as JSON; raises ValueError if they do not fit together."""
     rows = {side: tuple(tuple(map(str, row)) for row in given[side]) for side in ("left", "right")}
     answer, units = tuple(int(i) for i in given["answer"]), tuple(map(str, given["units"]))
     trial = Trial(
