@@ -14,7 +14,7 @@ from featvis import cifar
 from featvis.fooling import train_gate
 from featvis.images import natural_images
 from featvis.matching import Plan, human_data
-from featvis.matching.stimuli import stimuli
+from featvis.matching.stimuli import gather
 from featvis.shelf import RECIPES, Shelf, whole
 from featvis.subjects import Subject
 from featvis.visualize import Affine, Crops, Fourier, Nothing, Pixels
@@ -49,7 +49,7 @@ def _revive(value: Any, subject: Subject, scratch: Shelf) -> Any:
         return train_gate(subject, natural, test, **value["options"], shelf=scratch)
     if isinstance(value, dict) and "stimuli" in value:
         natural = _revive(value["natural"], subject, scratch)
-        return stimuli(subject, natural, **value["stimuli"], shelf=scratch, pictures=scratch)
+        return gather(subject, natural, **value["stimuli"], shelf=scratch, pictures=scratch)
     if isinstance(value, dict) and "source" in value:
         return natural_images(**{name: part for name, part in value.items() if name != "fingerprint"})
     if isinstance(value, dict) and "type" in value:

@@ -184,14 +184,14 @@ def test_exemplars_are_the_strongest_of_their_photograph(real):
 def test_units_are_drawn_awake_and_from_their_depth(real, monkeypatch):
     subject, natural = real
     monkeypatch.setattr(stims, "depths", lambda _: {"early": ("conv1",), "middle": ("conv2",), "late": ("conv2",)})
-    found = stims.stimuli(subject, natural, units=3, seeds=2, steps=2, spare=1, progress=False)
+    found = stims.gather(subject, natural, units=3, seeds=2, steps=2, spare=1, progress=False)
     assert [len(found.of(depth)) for depth in (*stims.DEPTHS, stims.PRACTICE)] == [3, 3, 3, 1]
     assert all(unit.startswith("conv1") for unit in found.of("early"))
     assert (found.values[:, 0] > 0).all()
     assert found.synthetic.shape == (10, 2, 3, 32, 32)
     assert (found.strength() <= 1).all()
     with pytest.raises(fv.FeatvisError, match="are ever active"):
-        stims.stimuli(subject, natural, units=8, spare=1, progress=False)
+        stims.gather(subject, natural, units=8, spare=1, progress=False)
 
 
 def test_depths_leave_the_logits_out():

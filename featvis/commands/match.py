@@ -50,7 +50,7 @@ def _generate_arguments(part: argparse.ArgumentParser) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     from featvis.matching import design, experiment, images_of, trials
-    from featvis.matching.stimuli import stimuli
+    from featvis.matching.stimuli import gather
     from featvis.shelf import Shelf
     from featvis.zoo import load
 
@@ -61,7 +61,7 @@ def _generate(options: argparse.Namespace) -> None:
     natural = images_of(source, subject.preprocess.size[0])
     say_skipped(natural.skipped)
     with whole_folder(options.out) as out:
-        made_of = stimuli(
+        made_of = gather(
             subject,
             natural,
             units=options.units,

@@ -5,7 +5,7 @@ from featvis.matching.demo import Demo, demo
 from featvis.matching.human_data import Humans, humans
 from featvis.matching.machines import Answers, Polysemy, machine_answers, polysemy
 from featvis.matching.simulation import Plan, Studies, studies
-from featvis.matching.stimuli import Stimuli, images_of
+from featvis.matching.stimuli import Stimuli, gather, images_of
 from featvis.matching.trials import Design, Trial, design
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "analysis",
     "demo",
     "design",
+    "gather",
     "human_data",
     "humans",
     "images_of",

@@ -39,7 +39,7 @@ class Stimuli:
     values     (units, m) their activations
     seeds      how many visualizations of each unit there are
     sources    what each natural image was cut from: its photograph, or itself
-    recipe     what `stimuli` needs to make them again
+    recipe     what `gather` needs to make them again
     """
 
     subject: str
@@ -102,7 +102,7 @@ def images_of(source: str, size: int) -> NaturalImages:
     return natural_images(source, n=1700 if source == "photos" else None, size=size)
 
 
-def stimuli(
+def gather(
     subject: Subject,
     natural: NaturalImages,
     *,
