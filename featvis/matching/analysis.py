@@ -128,6 +128,21 @@ def over_units(part: pd.DataFrame) -> tuple[float, float, float]:
     return mean - half, mean, mean + half
 
 
+def machine_gaps(answers: pd.DataFrame) -> pd.DataFrame:
+    """For each machine the difference between the kinds, visualization minus exemplar: gap, low, high.
+
+    By a mixed model with units that differ in level and gap; the interval is over units (see `over_units`).
+    """
+    rows = []
+    for observer, part in main_trials(answers).groupby("observer", sort=False):
+        shown, units = shown_units(part["units"].tolist())
+        x = design_matrix(part)[:, :2]
+        model = mixed.fit(part["share"].to_numpy(), x, [shown, shown * x[:, [1]]])
+        half = stats.t.ppf((1 + LEVEL) / 2, len(units) - 1) * math.sqrt(model.covariance[1, 1])
+        rows.append((observer, model.estimate[1], model.estimate[1] - half, model.estimate[1] + half))
+    return pd.DataFrame(rows, columns=["observer", "gap", "low", "high"])
+
+
 def shown_units(texts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Which units each trial shows, as weights (trials, units) of 1 / k, and the units' names."""
     units = sorted({unit for text in texts for unit in text.split()})
