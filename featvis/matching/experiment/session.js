@@ -11,9 +11,20 @@ const el = document.getElementById("study"), status = document.getElementById("s
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const id = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
+// Where the browser refuses to keep anything, an answer lives in this page only, until it is stored.
 const outbox = {
-  get: () => JSON.parse(localStorage.getItem(kept) ?? "null"),
-  set: (value) => (value ? localStorage.setItem(kept, JSON.stringify(value)) : localStorage.removeItem(kept)),
+  get() {
+    try {
+      return JSON.parse(localStorage.getItem(kept) ?? "null");
+    } catch {
+      return null;
+    }
+  },
+  set(value) {
+    try {
+      value ? localStorage.setItem(kept, JSON.stringify(value)) : localStorage.removeItem(kept);
+    } catch {}
+  },
 };
 
 // Sends until the server answers; a refusal (4xx) is final, everything else is tried again.
