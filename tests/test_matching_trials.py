@@ -197,6 +197,8 @@ def test_units_are_drawn_awake_and_from_their_depth(real, monkeypatch):
 def test_depths_leave_the_logits_out():
     parts = stims.depths(fv.load("photonet"))
     assert [name for part in parts.values() for name in part] == list(fv.load("photonet").blocks[:-1])
+    with pytest.raises(fv.FeatvisError, match="three depths need at least 3"):
+        stims.depths(small_subject())
     with pytest.raises(fv.FeatvisError, match="there are 32"):
         stims.draw(fv.load("photonet"), ("conv1",), 33)
 

@@ -80,7 +80,10 @@ class Stimuli:
 
 def depths(subject: Subject) -> dict[str, tuple[str, ...]]:
     """The subject's layers but the logits, in three parts: early, middle, late."""
-    parts = np.array_split(np.array(subject.blocks[:-1]), 3)
+    hidden = subject.blocks[:-1]
+    if len(hidden) < 3:
+        raise FeatvisError(f"{subject.name} has {len(hidden)} hidden layers; three depths need at least 3.")
+    parts = np.array_split(np.array(hidden), 3)
     return {name: tuple(str(layer) for layer in part) for name, part in zip(DEPTHS, parts, strict=True)}
 
 
@@ -98,8 +101,9 @@ def draw(subject: Subject, layers: Sequence[str], n: int, seed: int = 0) -> list
 
 
 def images_of(source: str, size: int) -> NaturalImages:
-    """The natural images to look for exemplars in: of "photos" a hundred held-out crops of each photograph."""
-    return natural_images(source, n=1700 if source == "photos" else None, size=size)
+    """The natural images to look for exemplars in: of "photos" a hundred held-out crops of each, of a folder "val"."""
+    split = "heldout" if source in ("photos", "cifar10") else "val"
+    return natural_images(source, split=split, n=1700 if source == "photos" else None, size=size)
 
 
 def gather(
