@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 
 import featvis as fv
 from featvis.matching import stimuli as stims
@@ -18,7 +19,7 @@ from featvis.matching import trials
 from featvis.matching.simulation import Plan, blank
 from featvis.matching.stimuli import Stimuli
 from featvis.matching.trials import design
-from tests.small import small_images, small_subject
+from tests.small import PREPROCESS, small_images, small_subject
 
 
 def made_up(units: int = 12, sources: int = 17, seeds: int = 10, spare: int = 3) -> Stimuli:
@@ -198,7 +199,7 @@ def test_depths_leave_the_logits_out():
     parts = stims.depths(fv.load("photonet"))
     assert [name for part in parts.values() for name in part] == list(fv.load("photonet").blocks[:-1])
     with pytest.raises(fv.FeatvisError, match="three depths need at least 3"):
-        stims.depths(small_subject())
+        stims.depths(fv.Subject("flat", nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), PREPROCESS, "abcd", "cpu"))
     with pytest.raises(fv.FeatvisError, match="there are 32"):
         stims.draw(fv.load("photonet"), ("conv1",), 33)
 
