@@ -149,7 +149,8 @@ def serve(folder: Path, participants: int, host: str, port: int) -> None:
     for number, token in enumerate(tokens, start=1):
         print(f"sub-{number:03d} {at}/p/{token}")
     print(f"results: {at}/operator/answers.csv with the token in {Path(folder) / OPERATOR}", flush=True)
-    uvicorn.run(made, host=host, port=port, log_level="warning", access_log=False)
+    # Somebody may look at a trial for a minute: until then the connection stays.
+    uvicorn.run(made, host=host, port=port, log_level="warning", access_log=False, timeout_keep_alive=90)
 
 
 def _no_constant(name: str) -> None:
