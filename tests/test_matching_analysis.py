@@ -181,6 +181,14 @@ def test_mixed_model_agrees_with_statsmodels():
     assert np.isclose(ours.residual, theirs.scale, rtol=0.02)
 
 
+@pytest.mark.parametrize("p", [[], [0.2], [0.01, 0.04, 0.03], [0.5, 0.9, 0.001, 0.001], [0.04, 0.02, 0.9, 0.02, 1.0]])
+def test_holm_agrees_with_statsmodels(p):
+    from statsmodels.stats.multitest import multipletests
+
+    expected = multipletests(p, method="holm")[1] if p else []
+    assert np.allclose(analysis.holm(np.array(p)), expected)
+
+
 def test_effects_recover_what_was_planted():
     plan = Plan(participants=60, units=40, repeats=3)
     found = analysis.effects(simulate(plan, seed=1))

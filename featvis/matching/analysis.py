@@ -168,10 +168,12 @@ def by_unit(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's correction for several tests."""
-    from statsmodels.stats.multitest import multipletests
-
-    return multipletests(p, method="holm")[1] if len(p) else p
+    """Holm's correction of several p (statsmodels has it too, but collects garbage for a second in each call)."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(np.arange(len(p), 0, -1) * np.asarray(p, float)[order])
+    found = np.empty(len(p))
+    found[order] = np.minimum(stepped, 1)
+    return found
 
 
 TERMS = ("level", "visualization", "n", "depth", "visualization x n", "visualization x depth")

@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from featvis.errors import FeatvisError, reason
+from featvis.matching.analysis import holm
 from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 
@@ -123,8 +124,6 @@ def gaps(trials: pd.DataFrame, group: str) -> pd.DataFrame:
     `low` and `high` from a bootstrap over participants; `p` one-sided by Wilcoxon's signed-rank test, Holm-corrected
     within each experiment.
     """
-    from statsmodels.stats.multitest import multipletests
-
     rows = []
     for experiment, part in trials.groupby("experiment"):
         for value in sorted(set(part[group]), key=_order):
@@ -135,8 +134,8 @@ def gaps(trials: pd.DataFrame, group: str) -> pd.DataFrame:
             p = stats.wilcoxon(gap, alternative="greater", zero_method="wilcox").pvalue if np.any(gap) else 1.0
             rows.append((experiment, value, float(gap.mean()), low, high, float(p), len(gap)))
     found = pd.DataFrame(rows, columns=["experiment", group, "gap", "low", "high", "p", "participants"])
-    holm = found.groupby("experiment")["p"].transform(lambda p: multipletests(p, method="holm")[1])
-    return found.assign(p_holm=holm)
+    corrected = found.groupby("experiment")["p"].transform(lambda p: holm(p.to_numpy()))
+    return found.assign(p_holm=corrected)
 
 
 def _order(value: str) -> int:
