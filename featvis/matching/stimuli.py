@@ -174,17 +174,19 @@ def mixtures(
     natural: NaturalImages,
     base: Stimuli,
     *,
+    each: int = 4,
     seeds: int = 5,
     steps: int = 96,
     progress: bool = True,
 ) -> Stimuli:
-    """Units that are polysemantic by construction: units of one depth, two by two, each scaled to 1 and added up.
+    """Units that are polysemantic by construction: `each` pairs of a depth, each unit scaled to 1, added up.
 
     Natural images are ranked by the sum, and the visualization maximizes it, so what is mixed is known.
     """
-    pairs = [
-        (depth, *pair) for depth in DEPTHS for pair in zip(base.of(depth)[::2], base.of(depth)[1::2], strict=False)
-    ]
+    pairs = []
+    for depth in DEPTHS:
+        part = base.of(depth)[: 2 * each]
+        pairs += [(depth, *pair) for pair in zip(part[::2], part[1::2], strict=False)]
     names = tuple(f"{first}+{second}" for _, first, second in pairs)
     best = rank(subject, natural, names, progress=progress)
     top = dict(zip(base.units, base.values[:, 0].tolist(), strict=True))
