@@ -14,7 +14,7 @@ import torch
 import featvis as fv
 from featvis.matching import analysis, mixed, observers
 from featvis.matching.machines import Answers, clusters
-from featvis.matching.simulation import Plan, Studies, blank, simulate, studies
+from featvis.matching.simulation import Plan, Studies, blank, pooled, simulate, studies
 from featvis.matching.trials import design
 from tests.test_matching_trials import STIMULI
 
@@ -235,12 +235,15 @@ def test_intervals_cover_what_was_planted_as_often_as_they_say(tmp_path):
     assert (table["coverage_high"] >= 0.95).all()
     assert (table["coverage"] >= 0.88).all()
     assert (np.abs(table["estimate"] - table["truth"]) < 4 * table["error"]).all()
-    none = studies(None, plan.with_gap(0.0), n=60, seed=1, progress=False).frame().set_index("term")
+    none_found = studies(None, plan.with_gap(0.0), n=60, seed=1, progress=False)
+    none = none_found.frame().set_index("term")
     assert none.loc["visualization", "power"] < 0.2 < table.loc["visualization", "power"]
     found.save(tmp_path)
     again = Studies.load(tmp_path)
     assert again.plan == plan
     assert found.difference(again) == ""
+    both = pooled([found, none_found])
+    assert both.frame()["studies"].eq(180).all()
 
 
 def test_studies_refuse_nothing_to_do():

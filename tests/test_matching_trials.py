@@ -259,5 +259,5 @@ def test_broken_folders_are_refused_with_one_sentence(tmp_path):
 
 def test_a_blank_design_has_the_plan_s_units():
     made = blank(Plan(participants=5, units=4))
-    assert len(made.lists) == 5
+    assert len(made.lists) == 4
     assert len({unit for trial in made.trials for unit in trial.units}) == 12

@@ -4,7 +4,7 @@ from featvis.matching import analysis, human_data, observers, simulation, stimul
 from featvis.matching.demo import Demo, demo
 from featvis.matching.human_data import Humans, humans
 from featvis.matching.machines import Answers, Polysemy, machine_answers, polysemy
-from featvis.matching.simulation import Plan, Studies, studies
+from featvis.matching.simulation import Plan, Studies, pooled, studies
 from featvis.matching.stimuli import Stimuli, gather, images_of
 from featvis.matching.trials import Design, Trial, design
 
@@ -28,6 +28,7 @@ __all__ = [
     "machine_answers",
     "observers",
     "polysemy",
+    "pooled",
     "simulation",
     "stimuli",
     "studies",

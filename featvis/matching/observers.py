@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from math import isclose
 
 import numpy as np
@@ -45,7 +46,7 @@ def knowing(share: float | Callable[[Trial], float], rng: np.random.Generator) -
 
     def answer(trial: Trial) -> list[int]:
         k = len(trial.units)
-        knows = rng.random(k) < known(share(trial) if callable(share) else share, k)
+        knows = rng.random(k) < known(round(share(trial) if callable(share) else share, 3), k)
         given = list(trial.answer)
         free = [j for j, row in enumerate(trial.answer) if not knows[row]]
         for j, row in zip(free, rng.permutation([trial.answer[j] for j in free]).tolist(), strict=True):
@@ -55,6 +56,7 @@ def knowing(share: float | Callable[[Trial], float], rng: np.random.Generator) -
     return answer
 
 
+@lru_cache(maxsize=4096)
 def known(share: float, k: int) -> float:
     """The probability q of knowing a unit for which a share s of k matches is right: s = q + (1 - q^k) / k.
 

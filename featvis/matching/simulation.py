@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -53,13 +54,13 @@ class Plan:
 
 
 def blank(plan: Plan, seed: int = 0) -> Design:
-    """The plan's trials without any image behind them; one list for each four participants or so."""
+    """The plan's trials without any image behind them, in four lists."""
     units = tuple(f"{depth}:{i}" for depth in DEPTHS for i in range(plan.units))
     ids = np.array([[f"{unit}/{i}" for i in range(STRONGEST)] for unit in units])
     own = {str(id): str(id) for id in ids.ravel()}
     labels = tuple(unit.partition(":")[0] for unit in units)
     nothing = Stimuli("", "", units, labels, ids, np.ones(ids.shape), own, SEEDS, lambda: torch.empty(0))
-    return design(nothing, lists=min(plan.participants, 12), k=plan.k, repeats=plan.repeats, catch=0, seed=seed)
+    return design(nothing, lists=min(plan.participants, 4), k=plan.k, repeats=plan.repeats, catch=0, seed=seed)
 
 
 def simulate(plan: Plan, seed: int = 0, made: Design | None = None) -> pd.DataFrame:
@@ -126,6 +127,12 @@ class Studies:
         plan = json.loads((folder / "plan.json").read_text())
         plan |= {name: tuple(plan[name]) for name in ("effects", "spread")}
         return cls(Plan(**plan), pd.read_csv(folder / "studies.csv.gz"))
+
+
+def pooled(parts: Sequence[Studies]) -> Studies:
+    """Studies of one plan that were simulated in parts, together."""
+    tables = [part.table.assign(study=part.table["study"] + 10_000 * i) for i, part in enumerate(parts)]
+    return Studies(parts[0].plan, pd.concat(tables, ignore_index=True))
 
 
 @shelved(1, Studies)
