@@ -175,9 +175,11 @@ def polysemy(table: pd.DataFrame) -> Figure:
             part = table[table["mixed"] == mixed]
             for kind, shift in (("exemplar", -0.12), ("visualization", 0.12)):
                 spread = i + shift + rng.uniform(-0.06, 0.06, len(part))
-                axes[1].scatter(spread, part[kind], s=12, color=COLOURS[kind], alpha=0.5, lw=0)
+                label = None if mixed else f"{kind} trials"
+                axes[1].scatter(spread, part[kind], s=12, color=COLOURS[kind], alpha=0.5, lw=0, label=label)
                 axes[1].plot([i + shift - 0.1, i + shift + 0.1], [part[kind].mean()] * 2, color=INK, lw=2)
         axes[1].set_xticks([0, 1], ["single units", "mixtures\nof two"])
+        axes[1].legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         for ax in axes:
             ax.set_ylim(0, 1.05)
         figure.tight_layout()
