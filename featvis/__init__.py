@@ -1,6 +1,6 @@
 """featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both."""
 
-from featvis import agreement, fooling, images, plots, plots_fooling, visualize
+from featvis import agreement, fooling, images, matching, plots, plots_fooling, plots_matching, visualize
 from featvis.atlas import Atlas, atlas
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
@@ -28,9 +28,11 @@ __all__ = [
     "fooling",
     "images",
     "load",
+    "matching",
     "natural_images",
     "plots",
     "plots_fooling",
+    "plots_matching",
     "render",
     "train_gate",
     "visualize",
