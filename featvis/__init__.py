@@ -1,11 +1,13 @@
 """featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both."""
 
-from featvis import agreement, fooling, images, plots, plots_fooling, visualize
+from featvis import agreement, fooling, images, plots, plots_fooling, plots_similarity, visualize
 from featvis.atlas import Atlas, atlas
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
 from featvis.fooling import fool, train_gate
 from featvis.images import natural_images
+from featvis.path_result import PathSimilarity
+from featvis.paths import path_similarity
 from featvis.shelf import Shelf
 from featvis.subjects import Preprocess, Subject, Unit
 from featvis.visualize import StopRender, Visualizations, render
@@ -15,6 +17,7 @@ __all__ = [
     "Atlas",
     "Exemplars",
     "FeatvisError",
+    "PathSimilarity",
     "Preprocess",
     "Shelf",
     "StopRender",
@@ -29,8 +32,10 @@ __all__ = [
     "images",
     "load",
     "natural_images",
+    "path_similarity",
     "plots",
     "plots_fooling",
+    "plots_similarity",
     "render",
     "train_gate",
     "visualize",

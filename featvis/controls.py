@@ -32,7 +32,7 @@ from featvis.subjects import Subject
 from featvis.visualize import Fourier, Maco, Pixels, mean_magnitude, render
 
 UNSEEN = ("clock", "text", "cell")  # photographs in scikit-image's wheel that no embedded subject was trained on
-RADIUS = 4 / 96  # of an adversarial perturbation: Euclidean norm for each pixel of a side
+RADIUS = 6 / 96  # of an adversarial perturbation: Euclidean norm for each pixel of a side
 ASCENT = 10  # steps to it
 EXEMPLARS = 5  # of each logit
 KEPT = (1, 12, 16)  # groups of which pictures are kept

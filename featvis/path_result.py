@@ -16,6 +16,7 @@ RESAMPLES = 10_000
 LEVEL = 0.05
 ALIKE = 0.1  # by which normalized similarities may differ whose visualizations were made anew
 TEXTS = ("subject", "natural", "same", "groups", "metrics", "layers", "series")
+STEPS, MISSING = 30_000, -(2**15)  # how similarities are stored
 ARRAYS = ("like", "halves", "shown", "elsewhere", "overlapping", "undefined", "images")
 
 
@@ -60,14 +61,22 @@ class PathSimilarity:
         same = _mean(np.diagonal(matrix, axis1=1, axis2=2), self._weights)
         return same, _mean_between(matrix, self._weights)
 
-    def draws(self, series: str | None = None, metric: str | None = None) -> np.ndarray:
-        """s_norm (1 + resamples, l): the estimate, then the bootstrap over groups, in which the anchors are drawn too.
+    def curves(self, series: str | None = None, metric: str | None = None) -> dict[str, np.ndarray]:
+        """Mean similarities `fv_same`, `nat_same` and `nat_different` as (1 + resamples, l): the estimate comes first.
 
-        Not a number in layers whose anchors cannot be told apart: there is nothing to scale by.
+        Groups are drawn with everything that belongs to them, the same ones for all three.
         """
         m, k = self._which(series, metric)
         same, different = self._anchors(self.like[m])
-        return _scaled(_mean(self.shown[m, k], self._weights), same, different)
+        return {"fv_same": _mean(self.shown[m, k], self._weights), "nat_same": same, "nat_different": different}
+
+    def draws(self, series: str | None = None, metric: str | None = None) -> np.ndarray:
+        """s_norm (1 + resamples, l): the estimate, then its bootstrap over groups.
+
+        Not a number in layers whose anchors cannot be told apart: there is nothing to scale by.
+        """
+        found = self.curves(series, metric)
+        return _scaled(found["fv_same"], found["nat_same"], found["nat_different"])
 
     def _which(self, series: str | None, metric: str | None) -> tuple[int, int]:
         return self.metrics.index(metric or self.metrics[0]), self.series.index(series or self.series[0])
@@ -169,15 +178,9 @@ class PathSimilarity:
         return "" if worst <= ALIKE else f"a normalized similarity differs by {worst:.2f} more than its interval allows"
 
     def save(self, folder: Path) -> None:
-        """Write everything as one npz file into an existing folder; similarities as whole 1/30,000."""
-        about = {
-            name: getattr(self, name)
-            for name in ("subject", "natural", "same", "groups", "metrics", "layers", "series")
-        }
-        arrays = {name: getattr(self, name) for name in ARRAYS}
-        packed: dict[str, Any] = {
-            n: a.astype(np.int32) if n in ("undefined", "images") else _pack(a) for n, a in arrays.items()
-        }
+        """Write everything as one npz file into an existing folder; similarities rounded to 1/30,000."""
+        about = {name: getattr(self, name) for name in TEXTS}
+        packed: dict[str, Any] = {name: _pack(getattr(self, name)) for name in ARRAYS}
         np.savez_compressed(folder / "paths.npz", about=json.dumps(about), **packed)
 
     @classmethod
@@ -185,7 +188,7 @@ class PathSimilarity:
         """Read what `save` wrote."""
         with np.load(folder / "paths.npz", allow_pickle=False) as saved:
             about = json.loads(str(saved["about"]))
-            arrays = {n: saved[n] if n in ("undefined", "images") else _unpack(saved[n]) for n in ARRAYS}
+            arrays: dict[str, Any] = {name: _unpack(saved[name]) for name in ARRAYS}
         texts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in about.items()}
         return cls(**texts, **arrays)
 
@@ -249,8 +252,11 @@ def _plain(values: pd.Series) -> list[float | None]:
 
 
 def _pack(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(values), -(2**15), np.round(np.nan_to_num(values) * 30_000)).astype(np.int16)
+    """Similarities, from -1 to 1, as 16 bits; counts as they are."""
+    if values.dtype.kind == "i":
+        return values.astype(np.int32)
+    return np.where(np.isnan(values), MISSING, np.round(np.nan_to_num(values) * STEPS)).astype(np.int16)
 
 
 def _unpack(packed: np.ndarray) -> np.ndarray:
-    return np.where(packed == -(2**15), np.nan, packed / 30_000)
+    return packed if packed.dtype == np.int32 else np.where(packed == MISSING, np.nan, packed / STEPS)

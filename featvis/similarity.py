@@ -153,7 +153,7 @@ def pair_sums(
     """
     shape = (len(metrics), len(layers), sets, sets)
     arrays = [np.zeros(shape) for _ in range(4)]
-    found = Pairs(*arrays, np.zeros(shape[:3], int))
+    undefined = np.zeros(shape[:3], int)
     for part, blocks in _passes(subject, layers, sets, len(metrics)):
         depth = [layers.index(layer) for layer in part]
         for block in blocks:
@@ -174,8 +174,9 @@ def pair_sums(
                     cell = np.ix_([m], [at], order, order)
                     for array, value in zip(arrays, sums.outcome(m, k), strict=True):
                         array[cell] = value
-                    found.undefined[m, at, order] = (members.T @ (~sums.defined[m, k]).double()).numpy()
-    return found
+                    undefined[m, at, order] = (members.T @ (~sums.defined[m, k]).double()).numpy()
+    total, count, left_total, left_count = arrays
+    return Pairs(total, count, left_total, left_count, undefined)
 
 
 def _passes(

@@ -2,6 +2,7 @@
 
 from featvis.widgets.explorer import Explorer
 from featvis.widgets.knobs import Knobs
+from featvis.widgets.paths import Paths
 from featvis.widgets.switch import Switch
 
-__all__ = ["Explorer", "Knobs", "Switch"]
+__all__ = ["Explorer", "Knobs", "Paths", "Switch"]
