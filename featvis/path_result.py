@@ -97,7 +97,7 @@ class PathSimilarity:
                 draws = self.draws(series, metric)
                 low, high = quantiles(draws)
                 p = np.where(np.isnan(draws[0]), np.nan, (1 + (draws[1:] <= 0).sum(0)) / len(draws))
-                own, other = np.nanmean(self.shown[m, k], 1), np.nanmean(self.elsewhere[m, k], 1)
+                own, other = (mean_known(values[m, k], 1) for values in (self.shown, self.elsewhere))
                 columns = {
                     "metric": metric,
                     "series": series,
@@ -139,7 +139,7 @@ class PathSimilarity:
         """Mean s_norm over the first two thirds of the layers, over the rest, and their difference, with intervals."""
         draws = self.draws(series, metric)
         first = round(2 * len(self.layers) / 3)
-        early, late = (np.nanmean(part, 1) for part in (draws[:, :first], draws[:, first:]))
+        early, late = (mean_known(part, 1) for part in (draws[:, :first], draws[:, first:]))
         rows = {"first two thirds": early, "last third": late, "difference": late - early}
         table = [(name, draws[0], *quantiles(draws)) for name, draws in rows.items()]
         return pd.DataFrame(table, columns=["layers", "normalized", "ci_low", "ci_high"])
@@ -151,22 +151,32 @@ class PathSimilarity:
         frame = frame[(frame["metric"] == self.metrics[m]) & (frame["series"] == self.series[k])]
         check, defined = self.diagnostics(self.metrics[m]), frame["normalized"].notna()
         above = (frame["ci_low"] > 0).to_numpy()
-        return {
+        columns = (
+            "normalized",
+            "ci_low",
+            "ci_high",
+            "fv_same",
+            "fv_different",
+            "nat_same",
+            "nat_different",
+            "undefined",
+        )
+        found = {
             "metric": self.metrics[m],
             "same": self.same,
             "groups": list(self.groups),
             "layers": list(self.layers),
-            **{name: _plain(frame[name]) for name in ("normalized", "ci_low", "ci_high", "fv_same", "nat_same")},
-            **{name: _plain(frame[name]) for name in ("nat_different", "fv_different", "undefined")},
+            **{name: frame[name].tolist() for name in columns},
             "layers_at_or_below_zero": int((defined & ~above).sum()),
             "layers_at_or_below_zero_holm": int((defined & ~(frame["p_holm"] <= LEVEL / 2)).sum()),
             "layers_without_anchors": int((~defined).sum()),
             "leaves_zero": leaves_zero(self.layers, above),
             "parts": self.parts(series, metric).set_index("layers").T.to_dict(),
-            "diagnostic_same": float(np.nanmean(check["same"])),
-            "diagnostic_different": float(np.nanmean(check["different"])),
-            "diagnostics": {str(name): _plain(check[name]) for name in check if name != "layer"},
+            "diagnostic_same": check["same"].mean(),
+            "diagnostic_different": check["different"].mean(),
+            "diagnostics": check.drop(columns="layer").to_dict("list"),
         }
+        return {name: _plain(value) for name, value in found.items()}
 
     def difference(self, again: PathSimilarity) -> str:
         """ "" if all normalized similarities are about the same."""
@@ -174,7 +184,7 @@ class PathSimilarity:
         for metric, series in ((m, s) for m in self.metrics for s in self.series):
             change = np.abs(again.draws(series, metric)[0] - self.draws(series, metric)[0])
             low, high = quantiles(self.draws(series, metric))
-            worst = max(worst, float(np.nanmax(change - np.maximum(0, (high - low) / 2 - ALIKE))))
+            worst = max([worst, *(change - np.maximum(0, (high - low) / 2 - ALIKE))[~np.isnan(change)].tolist()])
         return "" if worst <= ALIKE else f"a normalized similarity differs by {worst:.2f} more than its interval allows"
 
     def save(self, folder: Path) -> None:
@@ -193,10 +203,15 @@ class PathSimilarity:
         return cls(**texts, **arrays)
 
 
+def mean_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of what is a number; not a number where nothing is."""
+    count = (~np.isnan(values)).sum(axis)
+    return np.divide(np.nansum(values, axis), count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
 def mean_off_diagonal(matrix: np.ndarray) -> np.ndarray:
     """The mean of each row of (..., c, c) without its diagonal: (..., c)."""
-    off = np.where(np.eye(matrix.shape[-1], dtype=bool), np.nan, matrix)
-    return np.nanmean(off, -1)
+    return mean_known(np.where(np.eye(matrix.shape[-1], dtype=bool), np.nan, matrix), -1)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -226,10 +241,11 @@ def _scaled(values: np.ndarray, same: np.ndarray, different: np.ndarray) -> np.n
 
 
 def quantiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the 95 % percentile interval of draws (1 + resamples, l)."""
-    with np.errstate(all="ignore"):
-        low, high = np.nanquantile(draws[1:], (LEVEL / 2, 1 - LEVEL / 2), axis=0)
-    return low, high
+    """The ends of the 95 % percentile interval of draws (1 + resamples, ...), where the estimate is a number."""
+    ends = np.full((2, *draws.shape[1:]), np.nan)
+    known = ~np.isnan(draws[0])
+    ends[:, known] = np.nanquantile(draws[1:][:, known], (LEVEL / 2, 1 - LEVEL / 2), axis=0)
+    return ends[0], ends[1]
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -247,8 +263,13 @@ def leaves_zero(layers: Sequence[str], above: np.ndarray) -> str | None:
     return layers[int(stays.argmax())] if stays.any() else None
 
 
-def _plain(values: pd.Series) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values.tolist()]
+def _plain(value: Any) -> Any:
+    """The same with None for what is not a number, as JSON wants it."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _pack(values: np.ndarray) -> np.ndarray:

@@ -101,8 +101,8 @@ def path_similarity(
     labels = _labels(subject, natural, units)
     if layers is None and labels is None:
         order = list(subject.layers)
-        last = max(order.index(unit.layer) for unit in units)
-        axis = tuple(layer for layer in axis if order.index(layer) <= last)
+        last = max((unit.layer for unit in units), key=order.index)
+        axis = (*(layer for layer in axis if order.index(layer) < order.index(last)), last)
     if labels is None:
         best = exemplars(subject, natural, pictures.units, k=per_class, progress=progress)
         ids = [[str(id) for id in row if id] for row in best.top_ids]

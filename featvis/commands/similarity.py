@@ -62,8 +62,8 @@ def _similarity(options: argparse.Namespace) -> None:
         )
         found.frame().to_csv(out / "similarity.csv", index=False)
         plots_similarity.paths(found).savefig(out / "similarity.png", dpi=150)
-        report = {"subject": subject.name, "fingerprint": subject.fingerprint, "natural": natural.name}
-        report |= {"left_out": natural.skipped, **found.summary()}
+        report: dict[str, Any] = {"subject": subject.name, "fingerprint": subject.fingerprint}
+        report |= {"natural": natural.name, "left_out": natural.skipped, **found.summary()}
         (out / "report.json").write_text(json.dumps(report, indent=1))
     print(
         f"layers at or below 0: {report['layers_at_or_below_zero']} of {len(found.layers)}; the curve leaves 0 for "

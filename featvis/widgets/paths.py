@@ -19,10 +19,10 @@ _HERE = Path(__file__).parent
 class Paths(anywidget.AnyWidget):
     """Pick a class and two images, and see layer by layer how alike their activations are, with some of the maps.
 
-    `data` comes from `featvis.path_pairs`: the `layers` and, for each of `classes`, its `images` (a `label`, a `kind` and
-    a data: URI `src`), the lists `same` and `different` (natural images, by layer), `similarity` ([i][j] a list by
-    layer), and `maps` by layer: `height`, `width`, `channels`, `alike` ([i][j] a list by channel) and `values`, the maps
-    of all images and channels as base64 of bytes. `group`, `first`, `second` and `layer` are what is shown; all can be
+    `data` comes from `featvis.path_pairs`: the `layers` and, for each of `classes`, its `images` (a `label`, a `kind`
+    and a data: URI `src`), the lists `same` and `different` (natural images, by layer), `similarity` ([i][j] a list by
+    layer), and `maps` by layer: `height`, `width`, `channels`, `alike` ([i][j] a list by channel) and `values`, all
+    images' and channels' maps as base64 of bytes. `group`, `first`, `second` and `layer` are what is shown; all can be
     set. Nothing is computed in the browser, so that a published page does all that a notebook does. Raises
     FeatvisError for data that do not fit together, and for a choice that is not there.
     """
