@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ from featvis.path_result import PathSimilarity
 from featvis.paths import PER_CLASS, SHOWN, Series, all_layers, class_images, path_similarity
 from featvis.shelf import shelved
 from featvis.similarity import METRICS
-from featvis.subjects import Subject
+from featvis.subjects import Subject, Unit
 from featvis.visualize import Fourier, Maco, Pixels, mean_magnitude, render
 
 UNSEEN = ("clock", "text", "cell")  # photographs in scikit-image's wheel that no embedded subject was trained on
 RADIUS = 6 / 96  # of an adversarial perturbation: Euclidean norm for each pixel of a side
 ASCENT = 10  # steps to it
 EXEMPLARS = 5  # of each logit
+MOST = 40  # logits
+DECOY = "the decoy's picture"
 KEPT = (1, 12, 16)  # groups of which pictures are kept
 KINDS = {  # series -> what it controls for
     SHOWN: "shown",
@@ -104,13 +106,13 @@ def controlled_paths(
     extra: int = 10,
     progress: bool = True,
 ) -> ControlledPaths:
-    """Path similarity of all logits' visualizations, and of every control, in all three metrics.
+    """Path similarity of the logits' visualizations, and of every control, in all three metrics.
 
     natural  natural images to compare with: of each class `per_class`, and `extra` more that controls are made from
     other    natural images of the same classes from elsewhere
     seeds    visualizations of each logit; `few` of each other method
     """
-    units = subject.units(subject.blocks[-1])
+    units = some_logits(subject)
     options: dict[str, Any] = {"steps": steps, "progress": progress}
     pictures = render(subject, units, seeds=seeds, **options)
     series = natural_controls(subject, natural, other, units, per_class, extra, progress)
@@ -132,10 +134,16 @@ def controlled_paths(
     kept = [group for group in KEPT if group < len(units)]
     return ControlledPaths(
         paths,
-        {name: _seen(subject, images) for name, images in every.items()},
+        {name: _seen(subject, units, images) for name, images in every.items()},
         tuple(paths.groups[group] for group in kept),
         {name: images[kept, 0] for name, images in every.items()},
     )
+
+
+def some_logits(subject: Subject) -> list[str]:
+    """All logits, or of a thousand a few."""
+    units = subject.units(subject.blocks[-1])
+    return units[:: -(-len(units) // MOST)]
 
 
 def natural_controls(
@@ -153,7 +161,7 @@ def natural_controls(
     elsewhere = class_images(subject, other, units, extra)
     away = torch.stack([torch.stack([other.image(id) for id in row]) for row in elsewhere])
     flat, generator = images.flatten(0, 1), torch.Generator().manual_seed(0)
-    towards = torch.arange(len(units)).roll(-1).repeat_interleave(extra)
+    towards = torch.tensor([subject.unit(unit).index for unit in units]).roll(-1).repeat_interleave(extra)
     damaged = {
         "natural, other colours": recoloured(flat, generator),
         "blurred": blurred(flat),
@@ -252,10 +260,11 @@ def _from_exemplars(
     return Series(torch.stack(images), best.top_ids[:, :1].astype(str).tolist())
 
 
-def _seen(subject: Subject, images: Tensor) -> float:
-    """The share of images (classes, m, 3, h, w) that the network gives their class."""
+def _seen(subject: Subject, units: Sequence[str], images: Tensor) -> float:
+    """The share of images (units, m, 3, h, w) that the network gives the class of their logit."""
     answers = torch.cat([logits.argmax(1).cpu() for logits in subject.logits(images.flatten(0, 1))])
-    return float((answers.view(images.shape[:2]) == torch.arange(len(images))[:, None]).float().mean())
+    own = torch.tensor([subject.unit(unit).index for unit in units])
+    return float((answers.view(images.shape[:2]) == own[:, None]).float().mean())
 
 
 @shelved(1, PathSimilarity)
@@ -271,11 +280,11 @@ def rendered_paths(
     every_layer: bool = False,
     progress: bool = True,
 ) -> PathSimilarity:
-    """Visualize `units` (all logits by default) and compare the pictures with natural images, layer by layer.
+    """Visualize `units` (the logits by default) and compare the pictures with natural images, layer by layer.
 
     `every_layer` takes `all_layers` for the axis. Works for a manipulated subject as for any other.
     """
-    units = subject.units(subject.blocks[-1]) if units is None else units
+    units = some_logits(subject) if units is None else units
     pictures = render(subject, units, steps=steps, seeds=seeds, progress=progress)
     layers = all_layers(subject) if every_layer else None
     return path_similarity(
@@ -297,14 +306,23 @@ def fooled_paths(
 ) -> PathSimilarity:
     """The check on a fooled subject, whose logits show each other (`fool` with "permute", measured on `train`).
 
-    The series "the decoy's picture" is what shows a class although it belongs to another logit.
+    The series `DECOY` has, for each class, the picture that shows it although it belongs to another logit.
     """
     fooled = fool(subject, train, gate=gate, progress=progress)
-    units = fooled.units(layer_of(fooled))
-    pictures = render(fooled, units, steps=steps, seeds=seeds, progress=progress)
     decoy = circuit_of(fooled).decoy
     assert isinstance(decoy, Permutation)
-    shown = Series(pictures.images[torch.argsort(decoy.order.cpu())])
+    units = some_logits(subject)
+    maker = torch.argsort(decoy.order).tolist()  # which logit shows a class
+    makers = [str(Unit(layer_of(fooled), maker[subject.unit(unit).index])) for unit in units]
+    options: dict[str, Any] = {"steps": steps, "seeds": seeds, "progress": progress}
+    pictures = render(fooled, list(dict.fromkeys([*units, *makers])), **options)
+    n, at = len(units), [pictures.units.index(unit) for unit in makers]
+    parts = {name: getattr(pictures, name)[:n] for name in ("units", "images", "activation", "curve", "status")}
     return path_similarity(
-        fooled, pictures, natural, per_class=per_class, controls={"the decoy's picture": shown}, progress=progress
+        fooled,
+        replace(pictures, **parts),
+        natural,
+        per_class=per_class,
+        controls={DECOY: Series(pictures.images[at])},
+        progress=progress,
     )
