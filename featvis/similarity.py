@@ -105,9 +105,8 @@ def pairwise(rows: Tensor, metric: str = "spearman") -> Tensor:
     check_metrics(metric)
     scaled = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     defined = torch.empty(len(rows), dtype=torch.bool, device=rows.device)
-    for first in range(0, len(rows), BATCH):
-        part = slice(first, first + BATCH)
-        scaled[part], defined[part] = standardized(rows[part], metric)
+    for i in range(len(rows)):  # one by one: ranking needs several times the memory of a row
+        scaled[i : i + 1], defined[i : i + 1] = standardized(rows[i : i + 1], metric)
     found = products(scaled, scaled)
     found[~defined] = found[:, ~defined] = torch.nan
     return found
@@ -239,7 +238,8 @@ class _Pass:
                 worst = items[int((~torch.isfinite(flat)).any(1).nonzero()[0])].name
                 raise FeatvisError(f"{layer} of {self.subject.name} gives activations that are not finite for {worst}.")
             for m, metric in enumerate(self.metrics):
-                rows, self.defined[m, k, here] = standardized(flat, metric)
+                rows, defined = standardized(flat, metric)
+                self.defined[m, k, here] = defined.cpu()
                 self.sums[m, k].index_add_(0, column.to(rows.device), rows[image])
                 if len(kept) or pairs.any():
                     every = torch.cat([self.held[m, k], rows])
