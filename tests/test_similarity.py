@@ -13,13 +13,14 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 
 import featvis as fv
-from featvis import controls, path_result, similarity
+from featvis import controls, path_result, similarity, zoo
 from featvis.cli import main
 from featvis.controls import rendered_paths
 from featvis.errors import FeatvisError
 from featvis.images import _Stream
 from featvis.path_result import PathSimilarity
 from featvis.paths import Series, all_layers, class_images, path_layers, path_similarity
+from featvis.shelf import kept
 from featvis.similarity import Item, pair_sums, pairwise, ranks
 from tests.small import small_images, small_subject
 
@@ -611,6 +612,35 @@ def test_a_fooled_subject_is_checked_like_any_other():
     assert not np.allclose(found.shown[0, 0], found.shown[0, 1])
     direct = rendered_paths(subject, natural, seeds=1, steps=1, per_class=4, progress=False)
     np.testing.assert_allclose(direct.like[:, :-1], found.like[:, :-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "classes", "images"), [("photonet", "photos", 17, 40), ("cifarnet", "cifar10", 10, 100)]
+)
+def test_the_shelf_holds_what_the_chapter_promises(name, source, classes, images):
+    """Enough seeds, images and classes; halves of natural images give 1 and 0 within their intervals."""
+    if not zoo.trained(name):
+        pytest.skip(f"{name} has no weights yet")
+    subject = fv.load(name)
+    found = kept(controls.controlled_paths, subject, source, per_class=images)
+    assert found is not None
+    result = found.paths
+    assert (result.same, len(result.groups)) == ("class", classes)
+    assert result.layers == subject.blocks
+    assert result.metrics == similarity.METRICS
+    assert set(result.series) == set(controls.KINDS)
+    assert result.images[:, 2].min() >= 10
+    assert result.images[:, :2].sum(1).min() >= images
+    check = result.diagnostics()
+    for column, true in (("same", 1), ("different", 0)):
+        inside = (check[f"{column}_low"] <= true) & (true <= check[f"{column}_high"])
+        assert inside.mean() > 0.8
+        assert check[column].mean() == pytest.approx(true, abs=0.03)
+    frame = result.frame().query("metric == 'spearman'").set_index(["series", "layer"])["normalized"]
+    last = subject.blocks[-1]
+    assert frame["visualizations", last] > 0.8
+    assert abs(frame["natural, next class", last]) < 0.2
+    assert frame["natural, from elsewhere", last] == pytest.approx(1, abs=0.2)
 
 
 # ---------------------------------------------------------------- the command

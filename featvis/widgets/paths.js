@@ -28,7 +28,7 @@ function sentence(data, one, first, second, layer) {
   const value = one.similarity[first][second][layer], part = scaled(one, value, layer);
   const known = `natural images of this class have ${format(one.same[layer])}, of different classes ${format(one.different[layer])}`;
   if (first === second) return `${data.layers[layer]}: this is one image twice. Choose another one.`;
-  return `${data.layers[layer]}: ρ = ${format(value)}; ${known}${part == null ? "" : `, which is ${format(part)} on a scale from 0 (different classes) to 1 (this class)`}.`;
+  return `${data.layers[layer]}: ρ = ${format(value)}; ${known}${part == null ? "" : `; on the scale from 0 (different classes) to 1 (this class) the pair is at ${format(part)}`}.`;
 }
 
 // ---------------------------------------------------------------- the curve along the layers

@@ -111,8 +111,8 @@ def red(image: int) -> int:
 def test_paths_are_walked_by_keyboard(paths, address):
     paths.open(f"{address}/light.html")
     assert paths.words == (
-        "conv1: ρ = 0.80; natural images of this class have 0.50, of different classes 0.10, which is 1.75 on a scale "
-        "from 0 (different classes) to 1 (this class)."
+        "conv1: ρ = 0.80; natural images of this class have 0.50, of different classes 0.10; on the scale from 0 "
+        "(different classes) to 1 (this class) the pair is at 1.75."
     )
     slider = paths.find("input")
     assert slider.get_attribute("aria-label") == "Layer"
