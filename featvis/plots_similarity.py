@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from torch import Tensor
 
 from featvis.path_result import PathSimilarity, quantiles
-from featvis.plots import INK, NATURAL, VISUALIZATION, _style
+from featvis.plots import INK, NATURAL, VISUALIZATION, _style, show
 
-__all__ = ["compared", "control_curves", "controls", "diagnostics", "metrics", "paths"]
+__all__ = ["compared", "control_curves", "controls", "diagnostics", "examples", "metrics", "paths"]
 
 WIDTH = 7.2  # inches; the page shows 700 pixels
+MOST = 24  # names below an axis
 GREY, BAND = "#74777f", 0.16
 COLOURS = {"natural": NATURAL, "damaged": GREY, "shown": VISUALIZATION}
 KINDS = {"natural": "natural images", "damaged": "damaged images", "shown": "visualizations"}
@@ -78,6 +81,28 @@ def diagnostics(result: PathSimilarity, metric: str | None = None) -> Figure:
         _name_layers(axes[1], result)
         figure.supylabel(NORMALIZED, fontsize=9)
         figure.tight_layout(pad=0.6)
+    return figure
+
+
+def examples(pictures: Mapping[str, Tensor], seen: Mapping[str, float], kinds: Mapping[str, str]) -> Figure:
+    """One image of each group for every series, and the share of its images that the network gives their class."""
+    columns, names = 7, [name for name in kinds if name in pictures]
+    blocks = -(-len(names) // columns)
+    each = len(pictures[names[0]])
+    side, text = WIDTH / columns, 0.5  # inches
+    height = blocks * (each * side + text)
+    with _style():
+        figure = plt.figure(figsize=(WIDTH, height))
+        for number, name in enumerate(names):
+            block, column = divmod(number, columns)
+            top = height - block * (each * side + text) - text
+            for row, image in enumerate(pictures[name]):
+                box = (column * side + 0.03, top - (row + 1) * side + 0.03, side - 0.06, side - 0.06)
+                ax = figure.add_axes((box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height))
+                show(ax, image, "", COLOURS[kinds[name]])
+            label = "\n".join([*textwrap.wrap(name, 15), f"{100 * seen[name]:.0f} %"])
+            place = ((column + 0.5) * side / WIDTH, (top + 0.04) / height)
+            figure.text(*place, label, ha="center", va="bottom", fontsize=8, color=COLOURS[kinds[name]], linespacing=1)
     return figure
 
 
@@ -162,15 +187,19 @@ def _frame(ax: Axes, result: PathSimilarity) -> None:
     ax.axhline(0, color=INK, lw=1, ls="--")
     end = round(2 * len(result.layers) / 3) - 0.5
     ax.axvline(end, color=GREY, lw=1, ls=":")
-    place: Any = {"ha": "right", "va": "top", "fontsize": 8, "transform": ax.get_xaxis_transform()}
-    ax.text(end - 0.1, 1, "first two thirds", color=GREY, **place)
+    ax.text(1, 1.02, "dotted: two thirds of the layers", ha="right", color=GREY, fontsize=8, transform=ax.transAxes)
     ax.set_ylabel(NORMALIZED)
     _name_layers(ax, result)
 
 
 def _name_layers(ax: Axes, result: PathSimilarity) -> None:
-    step = -(-len(result.layers) // 24)
-    ax.set_xticks(range(0, len(result.layers), step), result.layers[::step], rotation=40, ha="right")
+    """Names below the axis; of very many layers those that lie in no other, as far as there is room."""
+    total = len(result.layers)
+    named: list[int] = []
+    for i, name in enumerate(result.layers):
+        if (total <= MOST or "." not in name) and (not named or i - named[-1] >= total / MOST):
+            named.append(i)
+    ax.set_xticks(named, [result.layers[i] for i in named], rotation=40, ha="right")
 
 
 def _group(result: PathSimilarity) -> str:

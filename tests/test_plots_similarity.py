@@ -139,6 +139,19 @@ def test_many_layers_are_named_now_and_then(result):
     said = words(plots.paths(PathSimilarity(**wide)))
     assert "l0" in said
     assert "l1" not in said
+    wide["layers"] = tuple(f"l{i // 6}" + (f".{i % 6}" if i % 6 else "") for i in range(60))
+    said = words(plots.paths(PathSimilarity(**wide)))
+    assert {f"l{i}" for i in range(10)} <= set(said)
+    assert not any("." in text for text in said if text.startswith("l"))
+
+
+def test_examples_are_shown_with_what_the_network_sees():
+    pictures = {name: torch.full((2, 3, 16, 16), 0.2 * i) for i, name in enumerate(KINDS)}
+    figure = plots.examples(pictures, {"visualizations": 0.5, "elsewhere": 1.0, "noise": 0.041}, KINDS)
+    assert {"visualizations\n50 %", "elsewhere\n100 %", "noise\n4 %"} <= set(words(figure))
+    shown = [float(ax.images[0].get_array().mean()) for ax in figure.axes]
+    assert shown == pytest.approx([0, 0, 0.2, 0.2, 0.4, 0.4], abs=1e-6)
+    assert to_hex(figure.axes[2].spines["top"].get_edgecolor()) == NATURAL
 
 
 def test_the_widgets_data_are_of_the_images_that_they_name():
