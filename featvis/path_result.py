@@ -61,13 +61,18 @@ class PathSimilarity:
         same = _mean(np.diagonal(matrix, axis1=1, axis2=2), self._weights)
         return same, _mean_between(matrix, self._weights)
 
+    @cached_property
+    def _drawn_anchors(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The anchors in every metric: all series have the same."""
+        return [self._anchors(matrix) for matrix in self.like]
+
     def curves(self, series: str | None = None, metric: str | None = None) -> dict[str, np.ndarray]:
         """Mean similarities `fv_same`, `nat_same` and `nat_different` as (1 + resamples, l): the estimate comes first.
 
         Groups are drawn with everything that belongs to them, the same ones for all three.
         """
         m, k = self._which(series, metric)
-        same, different = self._anchors(self.like[m])
+        same, different = self._drawn_anchors[m]
         return {"fv_same": _mean(self.shown[m, k], self._weights), "nat_same": same, "nat_different": different}
 
     def draws(self, series: str | None = None, metric: str | None = None) -> np.ndarray:
@@ -92,7 +97,7 @@ class PathSimilarity:
         """
         parts = []
         for m, metric in enumerate(self.metrics):
-            same, different = (anchor[0] for anchor in self._anchors(self.like[m]))
+            same, different = (anchor[0] for anchor in self._drawn_anchors[m])
             for k, series in enumerate(self.series):
                 draws = self.draws(series, metric)
                 low, high = quantiles(draws)
@@ -244,7 +249,9 @@ def quantiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ends of the 95 % percentile interval of draws (1 + resamples, ...), where the estimate is a number."""
     ends = np.full((2, *draws.shape[1:]), np.nan)
     known = ~np.isnan(draws[0])
-    ends[:, known] = np.nanquantile(draws[1:][:, known], (LEVEL / 2, 1 - LEVEL / 2), axis=0)
+    some = draws[1:][:, known]
+    quantile = np.nanquantile if np.isnan(some).any() else np.quantile  # the former takes many times as long
+    ends[:, known] = quantile(some, (LEVEL / 2, 1 - LEVEL / 2), axis=0)
     return ends[0], ends[1]
 
 
