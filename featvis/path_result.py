@@ -146,7 +146,7 @@ class PathSimilarity:
         first = round(2 * len(self.layers) / 3)
         early, late = (mean_known(part, 1) for part in (draws[:, :first], draws[:, first:]))
         rows = {"first two thirds": early, "last third": late, "difference": late - early}
-        table = [(name, draws[0], *quantiles(draws)) for name, draws in rows.items()]
+        table = [(name, values[0], *quantiles(values)) for name, values in rows.items()]
         return pd.DataFrame(table, columns=["layers", "normalized", "ci_low", "ci_high"])
 
     def summary(self, series: str | None = None, metric: str | None = None) -> dict[str, Any]:

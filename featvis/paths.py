@@ -80,7 +80,7 @@ def path_similarity(
 
     pictures   of at least 3 units. For logits whose classes `natural` has, "same class" means that; for other
                units it means the unit's `per_class` exemplars in `natural`
-    layers     `path_layers(subject)` by default, for units of hidden layers up to the last of these
+    layers     `path_layers(subject)` by default; for other units than logits what comes before their layer, and that
     metric     "spearman", "pearson" or "cosine", or several of them
     per_class  natural images of each class, the first ones of `natural`
     controls   more images to be held against the same natural ones, in the order of `pictures.units`
@@ -119,7 +119,7 @@ def path_similarity(
         subject.name,
         natural.name,
         "exemplars" if labels is None else "class",
-        tuple(subject.label(unit).rpartition(" ")[2] for unit in units),
+        tuple(subject.label(unit).partition(" ")[2] or str(unit) for unit in units),
         metrics,
         axis,
         tuple(series),

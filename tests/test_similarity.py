@@ -491,6 +491,16 @@ def test_layers_of_an_axis():
     assert [name for name in subject.layers if name in every] == list(every)
 
 
+def test_groups_are_called_by_their_whole_names(known):
+    subject, pictures, natural, _ = known
+    names = tuple(f"{letter} of the sea" for letter in "abcdefgh")
+    longer = fv.Subject("pass", subject.network, subject.preprocess, names, "cpu")
+    named = Made(natural.images, natural.labels, "abcdefgh")
+    named.classes = names
+    found = path_similarity(longer, pictures, named, layers=["conv1"], per_class=4, progress=False)
+    assert found.groups == names
+
+
 def test_labels_are_known_without_reading_images(tmp_path):
     crops = small_images(40)
     assert [crops.label(i) for i in (0, 18, 39)] == [crops[i][1] for i in (0, 18, 39)]
