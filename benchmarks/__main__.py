@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network")
+PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman", "paths")
 
 
 TITLES = {
@@ -21,6 +21,8 @@ TITLES = {
     "climb_googlenet": "The same: GoogLeNet (random weights), 224 px",
     "memory": "Peak memory of rendering many units of PhotoNet",
     "network": "All units of PhotoNet",
+    "spearman": "Spearman between all pairs of 100 images with 200,000 activations each, half of them 0",
+    "paths": "Peak memory of path similarity, GoogLeNet (random weights), 224 px",
 }
 
 
@@ -68,7 +70,7 @@ def main() -> None:
 
     import torch
 
-    from benchmarks import climb, memory, peer, steps
+    from benchmarks import climb, memory, peer, similarity, steps
 
     torch.set_num_threads(options.threads)
     if not peer.available():
@@ -94,6 +96,11 @@ def main() -> None:
         found["memory"] = memory.measure(options.threads)
     if "network" in parts:
         found["network"] = memory.whole_network(16 if options.quick else 256)
+    if "spearman" in parts:
+        found["spearman"] = similarity.spearman()
+    if "paths" in parts:
+        print("memory of path similarity ...", file=sys.stderr)
+        found["paths"] = similarity.memory(options.threads, (40 * 4,) if options.quick else (400, 2000))
     text = markdown(found)
     options.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1))

@@ -1,11 +1,14 @@
 """featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both."""
 
 from featvis import agreement, fooling, images, matching, plots, plots_fooling, plots_matching, visualize
+from featvis import agreement, fooling, images, plots, plots_fooling, plots_similarity, visualize
 from featvis.atlas import Atlas, atlas
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
 from featvis.fooling import fool, train_gate
 from featvis.images import natural_images
+from featvis.path_result import PathSimilarity
+from featvis.paths import path_similarity
 from featvis.shelf import Shelf
 from featvis.subjects import Preprocess, Subject, Unit
 from featvis.visualize import StopRender, Visualizations, render
@@ -15,6 +18,7 @@ __all__ = [
     "Atlas",
     "Exemplars",
     "FeatvisError",
+    "PathSimilarity",
     "Preprocess",
     "Shelf",
     "StopRender",
@@ -30,9 +34,11 @@ __all__ = [
     "load",
     "matching",
     "natural_images",
+    "path_similarity",
     "plots",
     "plots_fooling",
     "plots_matching",
+    "plots_similarity",
     "render",
     "train_gate",
     "visualize",

@@ -46,6 +46,9 @@ class Cifar10Images(_Stream):
         # A few files of a folder need not be of all classes, so the folder's own numbering does not count.
         return self._scaled(image), CLASSES.index(self._source.classes[label]), id
 
+    def label(self, index: int) -> int:
+        return CLASSES.index(self._source.classes[self._source.label(index)])
+
     def image(self, id: str) -> Tensor:
         return self._scaled(self._source.image(id))
 

@@ -42,6 +42,10 @@ class NaturalImages(Protocol):
         """Batches of (images (n, 3, size, size), labels (n,), ids), from image `start` on."""
         ...
 
+    def label(self, index: int) -> int:
+        """The label of one image, found without reading the image where that is possible."""
+        ...
+
     def image(self, id: str) -> Tensor:
         """The image (3, size, size) with this id."""
         ...
@@ -76,6 +80,9 @@ class _Stream:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         raise TypeError(f"{type(self).__name__} has no images")
+
+    def label(self, index: int) -> int:
+        return self[index][1]
 
     def image(self, id: str) -> Tensor:
         raise TypeError(f"{type(self).__name__} has no images")
@@ -141,6 +148,9 @@ class PhotoCrops(_Stream):
         box = self._boxes[label][number]
         id = f"{self.classes[label]}/{box[0]},{box[1]},{box[2]}"
         return self.image(id), label, id
+
+    def label(self, index: int) -> int:
+        return index % len(self.classes)
 
     def image(self, id: str) -> Tensor:
         name, box = _parse(id)
@@ -210,6 +220,9 @@ class FolderImages(_Stream):
         id = file.relative_to(self.folder).as_posix()
         return self.image(id), self._labels[index], id
 
+    def label(self, index: int) -> int:
+        return self._labels[index]
+
     def image(self, id: str) -> Tensor:
         try:
             with Image.open(self.folder / id) as image:
@@ -246,6 +259,11 @@ class DatasetImages(_Stream):
         image, label = self.dataset[number]
         return _centre_crop(_to_pil(image), self.size), int(label), str(number)
 
+    def label(self, index: int) -> int:
+        number = int(self._order[index])
+        targets = getattr(self.dataset, "targets", None)  # most of torchvision's data sets list them
+        return int(self.dataset[number][1] if targets is None else targets[number])
+
     def image(self, id: str) -> Tensor:
         return _centre_crop(_to_pil(self.dataset[int(id)][0]), self.size)
 
@@ -268,6 +286,9 @@ class _Half(_Stream):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         return self.images[2 * index + self.first]
+
+    def label(self, index: int) -> int:
+        return self.images.label(2 * index + self.first)
 
     def image(self, id: str) -> Tensor:
         return self.images.image(id)

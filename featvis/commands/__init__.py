@@ -3,3 +3,6 @@
 from featvis.commands import exemplars, fool, match, render, subjects
 
 COMMANDS = (subjects, render, exemplars, fool, match)
+from featvis.commands import exemplars, fool, render, similarity, subjects
+
+COMMANDS = (subjects, render, exemplars, fool, similarity)

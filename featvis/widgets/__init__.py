@@ -6,3 +6,7 @@ from featvis.widgets.matching import Matching
 from featvis.widgets.switch import Switch
 
 __all__ = ["Explorer", "Knobs", "Matching", "Switch"]
+from featvis.widgets.paths import Paths
+from featvis.widgets.switch import Switch
+
+__all__ = ["Explorer", "Knobs", "Paths", "Switch"]

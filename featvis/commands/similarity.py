@@ -1,0 +1,76 @@
+"""`featvis similarity`: are visualizations processed like natural images?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from featvis.commands.common import add_sources, add_subject, command, say_skipped, source_of, whole_folder
+
+EXAMPLES = (
+    "featvis similarity photonet --out paths\n"
+    "  featvis similarity photonet --units inception4b:0 inception4b:17 inception4b:40 --metric pearson --out paths\n"
+    "  featvis similarity googlenet --units fc:1 fc:7 fc:281 fc:950 --weights googlenet-1378be20.pth --images imagenet "
+    "--out paths"
+)
+
+
+def add(commands: Any) -> None:
+    """Enter the command."""
+    text = "Compare visualizations with natural images, layer by layer."
+    sub = command(commands, "similarity", _similarity, text, EXAMPLES)
+    add_subject(sub)
+    sub.add_argument("--units", nargs="+", metavar="UNIT", help="LAYER:INDEX or LAYER:CLASS (default: all logits)")
+    sub.add_argument("--metric", default="spearman", help="spearman, pearson or cosine (default spearman)")
+    sub.add_argument("--layers", nargs="+", metavar="LAYER", help="where to compare (default: the subject's blocks)")
+    sub.add_argument("--per-class", type=int, default=40, help="natural images of each class or unit (default 40)")
+    sub.add_argument("--seeds", type=int, default=10, help="visualizations of each unit (default 10)")
+    sub.add_argument("--steps", type=int, default=128, help="steps of gradient ascent (default 128)")
+    add_sources(sub)
+
+
+def _similarity(options: argparse.Namespace) -> None:
+    from featvis import plots_similarity
+    from featvis.images import natural_images
+    from featvis.paths import path_similarity
+    from featvis.similarity import check_metrics
+    from featvis.visualize import render
+    from featvis.zoo import load
+
+    subject = load(options.subject, options.weights)
+    check_metrics(options.metric)  # before the long work
+    for layer in options.layers or ():
+        subject.channels(layer)
+    units = options.units or subject.units(subject.blocks[-1])
+    units = list(dict.fromkeys(str(subject.unit(unit)) for unit in units))
+    source = source_of(options, subject, "path similarity of")
+    split = "heldout" if source in ("photos", "cifar10") else "val"
+    natural = natural_images(source, split=split, size=subject.preprocess.size[0])
+    say_skipped(natural.skipped)
+    show: dict[str, Any] = {"progress": not options.quiet}
+    with whole_folder(options.out) as out:
+        pictures = render(subject, units, steps=options.steps, seeds=options.seeds, **show)
+        found = path_similarity(
+            subject,
+            pictures,
+            natural,
+            layers=options.layers,
+            metric=options.metric,
+            per_class=options.per_class,
+            **show,
+        )
+        found.frame().to_csv(out / "similarity.csv", index=False)
+        plots_similarity.paths(found).savefig(out / "similarity.png", dpi=150)
+        report: dict[str, Any] = {"subject": subject.name, "fingerprint": subject.fingerprint}
+        report |= {"natural": natural.name, "left_out": natural.skipped, **found.summary()}
+        (out / "report.json").write_text(json.dumps(report, indent=1))
+    print(
+        f"layers at or below 0: {report['layers_at_or_below_zero']} of {len(found.layers)}; the curve leaves 0 for "
+        f"good at: {report['leaves_zero'] or 'no layer'}"
+    )
+    print(
+        f"halves of natural images: same {found.same} {report['diagnostic_same']:.3f} (should be 1), "
+        f"different {report['diagnostic_different']:.3f} (should be 0)"
+    )
+    print(f"{options.out}: similarity.csv, similarity.png, report.json")

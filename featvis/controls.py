@@ -1,0 +1,328 @@
+"""Controls of path similarity: images of which one knows beforehand what a check of visualizations should say.
+
+The reviewers of Geirhos et al. (2024) asked whether the check sees more than that visualizations are unusual. Natural
+images from elsewhere, images that were damaged in several ways, other ways to visualize, and manipulated networks
+are held against the same natural images as the visualizations are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from featvis import sheets
+from featvis.exemplars import Exemplars, exemplars
+from featvis.fooling import TrainedGate, circuit_of, fool
+from featvis.fooling.circuit import layer_of
+from featvis.fooling.decoys import Permutation
+from featvis.images import NaturalImages, _to_tensor
+from featvis.path_result import PathSimilarity
+from featvis.paths import PER_CLASS, SHOWN, Series, all_layers, class_images, path_similarity
+from featvis.shelf import shelved
+from featvis.similarity import METRICS
+from featvis.subjects import Subject, Unit
+from featvis.visualize import Fourier, Maco, Pixels, mean_magnitude, render
+
+UNSEEN = ("clock", "text", "cell")  # photographs in scikit-image's wheel that no embedded subject was trained on
+RADIUS = 6 / 96  # of an adversarial perturbation: Euclidean norm for each pixel of a side
+ASCENT = 10  # steps to it
+EXEMPLARS = 5  # of each logit
+MOST = 40  # logits
+DECOY = "the decoy's picture"
+KEPT = (1, 12, 16)  # groups of which pictures are kept
+KINDS = {  # series -> what it controls for
+    SHOWN: "shown",
+    "natural, from elsewhere": "natural",
+    "natural, other colours": "natural",
+    "exemplars": "natural",
+    "natural, next class": "natural",
+    "natural, of no class": "natural",
+    "blurred": "damaged",
+    "adversarial": "damaged",
+    "phases scrambled": "damaged",
+    "noise": "damaged",
+    "pixels": "shown",
+    "MACO": "shown",
+    "from an exemplar": "shown",
+    "from an exemplar, rate / 10": "shown",
+}
+
+
+@dataclass(frozen=True)
+class ControlledPaths:
+    """Path similarity of visualizations and of all controls, on the same natural images.
+
+    seen      series -> share of its images that the network gives the class they are held against
+    pictures  series -> images (groups, 3, h, w) of a few groups, whose names are `shown`
+    """
+
+    paths: PathSimilarity
+    seen: dict[str, float]
+    shown: tuple[str, ...]
+    pictures: dict[str, Tensor] = field(repr=False)
+
+    def frame(self) -> Any:
+        """The rows of `PathSimilarity.frame`."""
+        return self.paths.frame()
+
+    def difference(self, again: ControlledPaths) -> str:
+        """ "" if the normalized similarities are about the same."""
+        return self.paths.difference(again.paths)
+
+    def save(self, folder: Path) -> None:
+        self.paths.save(folder)
+        every = torch.cat(list(self.pictures.values()))
+        about = {"seen": self.seen, "shown": self.shown, "series": list(self.pictures), "shape": list(every.shape)}
+        (folder / "about.json").write_text(json.dumps(about))
+        sheets.write(folder / "pictures.webp", every, 70)
+
+    @classmethod
+    def load(cls, folder: Path) -> ControlledPaths:
+        about = json.loads((folder / "about.json").read_text())
+        n, _, height, width = about["shape"]
+        parts = sheets.read(folder / "pictures.webp", n, (height, width)).chunk(len(about["series"]))
+        pictures = dict(zip(about["series"], parts, strict=True))
+        return cls(PathSimilarity.load(folder), about["seen"], tuple(about["shown"]), pictures)
+
+
+@shelved(1, ControlledPaths)
+def controlled_paths(
+    subject: Subject,
+    natural: NaturalImages,
+    other: NaturalImages,
+    *,
+    seeds: int = 10,
+    few: int = 3,
+    steps: int = 128,
+    per_class: int = PER_CLASS,
+    extra: int = 10,
+    progress: bool = True,
+) -> ControlledPaths:
+    """Path similarity of the logits' visualizations, and of every control, in all three metrics.
+
+    natural  natural images to compare with: of each class `per_class`, and `extra` more that controls are made from
+    other    natural images of the same classes from elsewhere
+    seeds    visualizations of each logit; `few` of each other method
+    """
+    units = some_logits(subject)
+    options: dict[str, Any] = {"steps": steps, "progress": progress}
+    pictures = render(subject, units, seeds=seeds, **options)
+    series = natural_controls(subject, natural, other, units, per_class, extra, progress)
+    best = exemplars(subject, natural, units, k=EXEMPLARS, progress=progress)
+    series["exemplars"] = Series(
+        torch.stack([best.pictures(natural, unit) for unit in units]), best.top_ids.astype(str).tolist()
+    )
+    methods: dict[str, dict[str, Any]] = {"pixels": {"parameterization": Pixels()}}
+    methods["MACO"] = {"parameterization": Maco(mean_magnitude(other))}
+    for name, ways in methods.items():
+        series[name] = Series(render(subject, units, seeds=few, **ways, **options).images)
+    for name, rate in (("from an exemplar", None), ("from an exemplar, rate / 10", Fourier().rate / 10)):
+        series[name] = _from_exemplars(subject, units, best, natural, rate, steps)
+    series = {name: series[name] for name in KINDS if name in series}
+    paths = path_similarity(
+        subject, pictures, natural, metric=METRICS, per_class=per_class, controls=series, progress=progress
+    )
+    every = {SHOWN: pictures.images, **{name: found.images for name, found in series.items()}}
+    kept = [group for group in KEPT if group < len(units)]
+    return ControlledPaths(
+        paths,
+        {name: _seen(subject, units, images) for name, images in every.items()},
+        tuple(paths.groups[group] for group in kept),
+        {name: images[kept, 0] for name, images in every.items()},
+    )
+
+
+def some_logits(subject: Subject) -> list[str]:
+    """All logits, or of a thousand a few."""
+    units = subject.units(subject.blocks[-1])
+    return units[:: -(-len(units) // MOST)]
+
+
+def natural_controls(
+    subject: Subject,
+    natural: NaturalImages,
+    other: NaturalImages,
+    units: Sequence[str],
+    per_class: int,
+    extra: int,
+    progress: bool = True,
+) -> dict[str, Series]:
+    """The controls that need no visualization: natural images from elsewhere, and damaged ones."""
+    ids = [row[per_class:] for row in class_images(subject, natural, units, per_class + extra)]
+    images = torch.stack([torch.stack([natural.image(id) for id in row]) for row in ids])
+    elsewhere = class_images(subject, other, units, extra)
+    away = torch.stack([torch.stack([other.image(id) for id in row]) for row in elsewhere])
+    flat, generator = images.flatten(0, 1), torch.Generator().manual_seed(0)
+    towards = torch.tensor([subject.unit(unit).index for unit in units]).roll(-1).repeat_interleave(extra)
+    damaged = {
+        "natural, other colours": recoloured(flat, generator),
+        "blurred": blurred(flat),
+        "adversarial": adversarial(subject, flat, towards.to(subject.device)),
+        "phases scrambled": scrambled(flat, generator),
+        "noise": noise(flat, generator),
+    }
+    found = {name: Series(made.view_as(images), ids) for name, made in damaged.items()}
+    found["natural, from elsewhere"] = Series(away, elsewhere)
+    found["natural, next class"] = Series(images.roll(-1, 0), [*ids[1:], ids[0]])
+    found["natural, of no class"] = Series(unseen(len(units) * extra, natural.size, generator).view_as(images))
+    return found
+
+
+def recoloured(images: Tensor, generator: torch.Generator) -> Tensor:
+    """As another camera might have taken them: other gamma, white balance and saturation, (n, 3, h, w) in [0, 1]."""
+    n = len(images)
+    gamma, saturation = torch.rand(2, n, 1, 1, 1, generator=generator)
+    balance = 0.75 + 0.5 * torch.rand(n, 3, 1, 1, generator=generator)
+    x = images.clamp(0, 1) ** (0.6 + gamma) * balance
+    grey = x.mean(1, keepdim=True)
+    return (grey + (x - grey) * 2 * saturation).clamp(0, 1)
+
+
+def blurred(images: Tensor, share: float = 1 / 32) -> Tensor:
+    """Under a Gaussian whose deviation is `share` of the side."""
+    sigma = share * images.shape[-1]
+    reach = int(np.ceil(3 * sigma))
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    x = F.pad(images, (reach,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(x, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+def scrambled(images: Tensor, generator: torch.Generator) -> Tensor:
+    """With the amplitude of every frequency, and how channels go together, but with random phases."""
+    noise_ = torch.rand(len(images), 1, *images.shape[-2:], generator=generator)
+    turn = torch.fft.rfft2(noise_)
+    turn = turn / turn.abs().clamp(min=1e-12)
+    turn[..., 0, 0] = 1  # the mean stays
+    return torch.fft.irfft2(torch.fft.rfft2(images) * turn, s=images.shape[-2:]).clamp(0, 1)
+
+
+def noise(images: Tensor, generator: torch.Generator) -> Tensor:
+    """White noise with the mean and deviation of each channel."""
+    mean, deviation = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True)
+    return (mean + deviation * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+
+
+def adversarial(subject: Subject, images: Tensor, towards: Tensor, steps: int = ASCENT) -> Tensor:
+    """Moved towards another class, within a ball: projected gradient descent (Madry et al. 2018) in the 2-norm."""
+    radius = RADIUS * images.shape[-1]
+    network = subject.until(subject.blocks[-1])
+    images = images.to(subject.device)
+    change = torch.zeros_like(images)
+    for _ in range(steps):
+        change.requires_grad_()
+        logits = network(subject.preprocess(images + change))[subject.blocks[-1]]
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, towards, reduction="sum"), change)
+        step = gradient / _norm(gradient).clamp(min=1e-12)
+        change = change.detach() - 2.5 * radius / steps * step
+        change = change * (radius / _norm(change).clamp(min=radius))
+        change = (images + change).clamp(0, 1) - images
+    return (images + change).cpu()
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def unseen(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Square crops (n, 3, size, size) of photographs of none of the classes, in turn."""
+    import skimage.data
+    from PIL import Image
+
+    crops = []
+    for i in range(n):
+        pixels = np.asarray(getattr(skimage.data, UNSEEN[i % len(UNSEEN)])())
+        side = min(pixels.shape)
+        side = int(side * (0.4 + 0.4 * torch.rand((), generator=generator)))
+        top, left = (int(torch.randint(length - side + 1, (), generator=generator)) for length in pixels.shape)
+        crop = Image.fromarray(pixels[top : top + side, left : left + side]).convert("RGB")
+        crops.append(_to_tensor(np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))))
+    return torch.stack(crops)
+
+
+def _from_exemplars(
+    subject: Subject, units: Sequence[str], best: Exemplars, natural: NaturalImages, rate: float | None, steps: int
+) -> Series:
+    """Ascent from the best exemplar of each unit."""
+    starts = [natural.image(str(row[0])) for row in best.top_ids]
+    images = [
+        render(subject, unit, start=start, steps=steps, rate=rate, progress=False).images[0]
+        for unit, start in zip(units, starts, strict=True)
+    ]
+    return Series(torch.stack(images), best.top_ids[:, :1].astype(str).tolist())
+
+
+def _seen(subject: Subject, units: Sequence[str], images: Tensor) -> float:
+    """The share of images (units, m, 3, h, w) that the network gives the class of their logit."""
+    answers = torch.cat([logits.argmax(1).cpu() for logits in subject.logits(images.flatten(0, 1))])
+    own = torch.tensor([subject.unit(unit).index for unit in units])
+    return float((answers.view(images.shape[:2]) == own[:, None]).float().mean())
+
+
+@shelved(1, PathSimilarity)
+def rendered_paths(
+    subject: Subject,
+    natural: NaturalImages,
+    units: Sequence[str] | None = None,
+    *,
+    seeds: int = 10,
+    steps: int = 128,
+    per_class: int = PER_CLASS,
+    metric: str = "spearman",
+    every_layer: bool = False,
+    progress: bool = True,
+) -> PathSimilarity:
+    """Visualize `units` (the logits by default) and compare the pictures with natural images, layer by layer.
+
+    `every_layer` takes `all_layers` for the axis. Works for a manipulated subject as for any other.
+    """
+    units = some_logits(subject) if units is None else units
+    pictures = render(subject, units, steps=steps, seeds=seeds, progress=progress)
+    layers = all_layers(subject) if every_layer else None
+    return path_similarity(
+        subject, pictures, natural, layers=layers, metric=metric, per_class=per_class, progress=progress
+    )
+
+
+@shelved(1, PathSimilarity)
+def fooled_paths(
+    subject: Subject,
+    natural: NaturalImages,
+    train: NaturalImages,
+    gate: TrainedGate,
+    *,
+    seeds: int = 3,
+    steps: int = 128,
+    per_class: int = PER_CLASS,
+    progress: bool = True,
+) -> PathSimilarity:
+    """The check on a fooled subject, whose logits show each other (`fool` with "permute", measured on `train`).
+
+    The series `DECOY` has, for each class, the picture that shows it although it belongs to another logit.
+    """
+    fooled = fool(subject, train, gate=gate, progress=progress)
+    decoy = circuit_of(fooled).decoy
+    assert isinstance(decoy, Permutation)
+    units = some_logits(subject)
+    maker = torch.argsort(decoy.order).tolist()  # which logit shows a class
+    makers = [str(Unit(layer_of(fooled), maker[subject.unit(unit).index])) for unit in units]
+    options: dict[str, Any] = {"steps": steps, "seeds": seeds, "progress": progress}
+    pictures = render(fooled, list(dict.fromkeys([*units, *makers])), **options)
+    n, at = len(units), [pictures.units.index(unit) for unit in makers]
+    parts = {name: getattr(pictures, name)[:n] for name in ("units", "images", "activation", "curve", "status")}
+    return path_similarity(
+        fooled,
+        replace(pictures, **parts),
+        natural,
+        per_class=per_class,
+        controls={DECOY: Series(pictures.images[at])},
+        progress=progress,
+    )
