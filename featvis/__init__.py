@@ -1,10 +1,10 @@
 """featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both."""
 
-from featvis import agreement, fooling, images, plots, plots_fooling, visualize
+from featvis import agreement, fooling, images, plots, plots_fooling, plots_silent, visualize
 from featvis.atlas import Atlas, atlas
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
-from featvis.fooling import fool, train_gate
+from featvis.fooling import fool, silence, silent_units, train_gate
 from featvis.images import natural_images
 from featvis.shelf import Shelf
 from featvis.subjects import Preprocess, Subject, Unit
@@ -31,7 +31,10 @@ __all__ = [
     "natural_images",
     "plots",
     "plots_fooling",
+    "plots_silent",
     "render",
+    "silence",
+    "silent_units",
     "train_gate",
     "visualize",
 ]

@@ -1,5 +1,5 @@
 """The commands of `featvis`, one module each; `add(commands)` enters it in the parser."""
 
-from featvis.commands import exemplars, fool, render, subjects
+from featvis.commands import exemplars, fool, render, silence, subjects
 
-COMMANDS = (subjects, render, exemplars, fool)
+COMMANDS = (subjects, render, exemplars, fool, silence)

@@ -21,10 +21,11 @@ MARGINS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5,
 
 
 def upper_bound(wakes: float, images: float, confidence: float = CONFIDENCE) -> float:
-    """The largest probability that `wakes` among `images` independent images do not contradict (Clopper and Pearson 1934).
+    """The largest probability that `wakes` among `images` independent images do not contradict.
 
-    Without any wake it is 1 - (1 - confidence)^(1 / images), about 3 / images for 95 %: the rule of three. Neither
-    number need be whole: an effective number of images is not.
+    One-sided and exact (Clopper and Pearson 1934). Without any wake it is
+    1 - (1 - confidence)^(1 / images), about 3 / images for 95 %: the rule of three. Neither number need be whole: an
+    effective number of images is not.
     """
     return 1.0 if wakes >= images else float(beta.ppf(confidence, wakes + 1, images - wakes))
 
@@ -59,7 +60,9 @@ def effective_number(values: np.ndarray, groups: Sequence[str]) -> float:
     n / (1 + (n0 - 1) rho) with the intraclass correlation rho of a one-way analysis of variance and n0 its mean group
     size. One image a group: n.
     """
-    table = pd.DataFrame({"value": values, "group": list(groups)}).groupby("group")["value"].agg(["size", "mean", "var"])
+    table = (
+        pd.DataFrame({"value": values, "group": list(groups)}).groupby("group")["value"].agg(["size", "mean", "var"])
+    )
     n, k = int(table["size"].sum()), len(table)
     if k == n or k < 2:
         return float(n if k == n else 1)

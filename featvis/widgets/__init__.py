@@ -3,5 +3,6 @@
 from featvis.widgets.explorer import Explorer
 from featvis.widgets.knobs import Knobs
 from featvis.widgets.switch import Switch
+from featvis.widgets.threshold import Threshold
 
-__all__ = ["Explorer", "Knobs", "Switch"]
+__all__ = ["Explorer", "Knobs", "Switch", "Threshold"]
