@@ -176,7 +176,7 @@ def reached(result: Strengths) -> Figure:
                 counts = table.groupby(column)["flipped"].agg(["sum", "size"])
                 ends = np.array([_wilson(k, n) for k, n in counts.to_numpy().tolist()])
                 x = np.arange(len(counts)) + 0.08 * number
-                share = (counts["sum"] / counts["size"]).to_numpy()
+                share = np.array([k / n for k, n in counts.to_numpy().tolist()])
                 errors = np.array([share - ends[:, 0], ends[:, 1] - share]).clip(min=0)
                 look: Any = {"marker": "o", "ms": 4, "capsize": 2.5, "lw": 1.4}
                 ax.errorbar(x, share, errors, color=colour, label=name, ls="-" if number == 0 else "--", **look)
@@ -201,7 +201,7 @@ def promised(result: Silencing) -> Figure:
     """How many held-out images wake a unit, and upper bounds of the probability that another one does, by margin."""
     kinds = ["held-out", "unseen photograph"]
     parts = {kind: result.wakes[result.wakes["set"] == kind] for kind in kinds}
-    images = int(result.natural.set_index("set").loc["held-out", "images"])
+    images = int(result.natural["images"].to_numpy()[-1])
     lines: list[tuple[str, pd.Series, str, Any]] = [
         ("a unit woke (share of held-out images)", parts["held-out"]["wakes"] / images, NATURAL, "-"),
         ("bound, images independent", parts["held-out"]["bound"], INK, "-"),

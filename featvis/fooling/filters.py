@@ -11,6 +11,8 @@ the decoy takes over. All functions take filters as a convolution holds them, (o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,25 +86,51 @@ def bridge(
     softplus(OWN - z) over the unit's own. The start is the mean patch of the decoy less that of natural images.
     """
     w = conv.weight.detach()
-    rows = torch.arange(len(channels), device=w.device)
-    steps = own.transpose(0, 1).contiguous()
     start = mean_patch(conv, decoy) - mean_patch(conv, natural)
-    free = orthogonal(start, w).clone().requires_grad_(True)
-    size = norms(w).mean()
-    optimizer = torch.optim.Adam([free], lr=RATE * float(size))
 
-    def largest(inputs: Tensor, filters: Tensor) -> Tensor:
-        return responses(conv, inputs, filters, channels).amax((2, 3))
-
-    for _ in range(iterations):
+    def loss(free: Tensor) -> Tensor:
         filters = combined(w, free, strength, 1.0)
-        seen = largest(natural, filters)
-        spread = seen.std(0).detach().clamp(min=1e-12)
-        threshold = torch.logsumexp(SHARP * seen / spread, 0) / SHARP * spread
-        along = torch.stack([largest(inputs, filters)[rows, rows] for inputs in steps])
-        loss = F.softplus(DECOY - (largest(decoy, filters) - threshold) / spread).mean(0)
-        loss = loss + F.softplus(OWN - (along - threshold) / spread).mean(0)
-        (gradient,) = torch.autograd.grad(loss.sum(), free)
-        free.grad = gradient
+        opens, spread = _nature(conv, natural, filters, channels)
+        along = (_own(conv, own, filters, channels) - opens) / spread
+        there = (responses(conv, decoy, filters, channels).amax((2, 3)) - opens) / spread
+        return F.softplus(DECOY - there).mean(0).sum() + F.softplus(OWN - along).mean(0).sum()
+
+    return orthogonal(_descended(loss, orthogonal(start, w), iterations), w)
+
+
+def farthest(conv: nn.Conv2d, natural: Tensor, own: Tensor, channels: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    """How far beyond every natural image the best filter for it puts each unit's own visualization, in deviations.
+
+    The arguments are those of `bridge`; a filter is fitted to each unit, from the unit's own one: (channels,).
+    """
+
+    def beyond(filters: Tensor) -> Tensor:
+        opens, spread = _nature(conv, natural, filters, channels)
+        return (_own(conv, own, filters, channels) - opens) / spread
+
+    fitted = _descended(lambda free: F.softplus(DECOY - beyond(free)).mean(0).sum(), conv.weight.detach(), iterations)
+    return beyond(fitted).mean(0)
+
+
+def _nature(conv: nn.Conv2d, natural: Tensor, filters: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+    """A smooth maximum of the responses to natural images, and their standard deviation: (channels,) each."""
+    seen = responses(conv, natural, filters, channels).amax((2, 3))
+    spread = seen.std(0).detach().clamp(min=1e-12)
+    return torch.logsumexp(SHARP * seen / spread, 0) / SHARP * spread, spread
+
+
+def _own(conv: nn.Conv2d, own: Tensor, filters: Tensor, channels: Tensor) -> Tensor:
+    """The largest responses of each unit's filter to its own images (channels, k, in, h, w): (k, channels)."""
+    rows = torch.arange(len(channels), device=channels.device)
+    return torch.stack([responses(conv, x, filters, channels)[rows, rows].amax((1, 2)) for x in own.unbind(1)])
+
+
+def _descended(loss: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
+    """Where gradient descent (Adam, at a rate in units of the filters' length) leads from `start`."""
+    free = start.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([free], lr=RATE * float(norms(start).mean()))
+    for _ in range(iterations):
+        with torch.enable_grad():
+            (free.grad,) = torch.autograd.grad(loss(free), free)
         optimizer.step()
-    return orthogonal(free.detach(), w)
+    return free.detach()

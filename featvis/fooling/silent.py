@@ -84,7 +84,7 @@ def silence(
     layer      a convolution, or a block that holds just one and has the same input (convolution, norm, ReLU): the
                silent branch is added to its output, so a unit is read at the same place before and after
     decoy      the unit whose visualization is to be seen, or an image (3, h, w); by default the unit of the layer whose
-               own visualization goes farthest beyond all natural images
+               visualization a filter can put farthest beyond all natural images
     units      units of `layer`, or "all"
     direction  "bridge" (fitted), or "patch" (the paper's); `featvis.fooling.filters` has both
     strength   of the decoy's direction in the filter (the paper's lambda); `factor` multiplies the filter
@@ -164,10 +164,8 @@ def ingredients(
         decoy = str(subject.unit(decoy))
 
     def entering(batches: Iterable[Tensor]) -> Tensor:
-        with torch.inference_mode(False):
-            return torch.cat(
-                [found[f"{layer}.entry"].clone() for found in made.activations(batches, [f"{layer}.entry"])]
-            )
+        found = [part[f"{layer}.entry"] for part in made.activations(batches, [f"{layer}.entry"])]
+        return torch.cat(found)  # no inference tensor any more, as each of the parts is
 
     some, own, originals = entering(_first(natural, FITTED)), torch.zeros(0), torch.zeros(0)
     options: dict[str, Any] = {"steps": STEPS, "snapshots": SNAPSHOTS, "progress": progress}
@@ -177,7 +175,8 @@ def ingredients(
         originals = ascents[STEPS][:, 0]
         own = torch.stack([entering(images[:, 0].split(64)) for images in ascents.values()], 1)
     if decoy is None:
-        decoy = f"{layer}:{_farthest(branch_of(made), some, own[:, -1], channels)}"
+        far = filters.farthest(branch_of(made).conv, some, own, channels)
+        decoy = f"{layer}:{int(channels[far.argmax()])}"
     if isinstance(decoy, Tensor):
         shown, name = decoy[None, None], "image"
     else:
@@ -207,14 +206,6 @@ def natural_peaks(
     if not found:
         raise FeatvisError(f"none of the {len(natural)} images of {natural.name} could be read.")
     return torch.cat(found, 1)
-
-
-def _farthest(branch: Silenced, natural: Tensor, own: Tensor, channels: Tensor) -> int:
-    """The channel whose own visualization (channels, in, h, w) goes farthest beyond natural images, in deviations."""
-    conv, rows = branch.conv, torch.arange(len(channels), device=channels.device)
-    seen = filters.responses(conv, natural, conv.weight, channels).amax((2, 3))
-    reached = filters.responses(conv, own, conv.weight, channels)[rows, rows].amax((1, 2))
-    return int(channels[((reached - seen.amax(0)) / seen.std(0).clamp(min=1e-12)).argmax()])
 
 
 def _check_image(image: Tensor, subject: Subject) -> None:

@@ -24,9 +24,9 @@ function sentence(data, unit, cell) {
   const wakes = cell.wakes
     ? `${whole(cell.wakes)} of ${images} held-out images wake the unit: the promise is broken.`
     : `None of ${images} held-out images wakes the unit.`;
-  if (!cell.awake) return `${wakes} Nor does gradient ascent: it never reaches the threshold, and the picture is the unit's own.`;
-  if (cell.flipped) return `${wakes} Gradient ascent does, and the picture shows the decoy.`;
-  return `${wakes} Gradient ascent does, but the picture is not the decoy's.`;
+  if (!cell.awake) return `${wakes} Gradient ascent does not reach the threshold, and the picture stays the unit's own.`;
+  if (cell.flipped) return `${wakes} Gradient ascent wakes it, and the picture shows the decoy.`;
+  return `${wakes} Gradient ascent wakes it, but the picture is not the decoy's.`;
 }
 
 // ---------------------------------------------------------------- the axis of responses
