@@ -26,16 +26,16 @@ def axis(result: Silencing) -> Figure:
     width = held["left"].iloc[1] - held["left"].iloc[0]
     judged = result.judged()
     margin = result.recipe.margin
-    rows: list[tuple[str, str, Any, str | None]] = [
-        ("natural images\n(held out)", NATURAL, held, None),
-        ("visualization of the\noriginal unit", INK, judged["response_before"], None),
-        ("visualization of the\nmanipulated unit", VISUALIZATION, judged["response_after"], None),
-    ]
+    rows: tuple[tuple[str, str, Any], ...] = (
+        ("natural images\n(held out)", NATURAL, held),
+        ("visualization of the\noriginal unit", INK, judged["response_before"]),
+        ("visualization of the\nmanipulated unit", VISUALIZATION, judged["response_after"]),
+    )
     low = min(held.loc[held["count"] > 0, "left"].min(), 0) - 0.5
     high = max(judged["response_after"].max(), judged["response_before"].max(), margin) * 1.04 + 0.5
     with _style():
         figure, axes = plt.subplots(3, 1, figsize=(WIDTH, 3.5), sharex=True)
-        for ax, (name, colour, values, _) in zip(axes, rows, strict=True):
+        for ax, (name, colour, values) in zip(axes, rows, strict=True):
             if isinstance(values, pd.DataFrame):
                 ax.bar(values["left"], values["count"], width, align="edge", color=colour, alpha=0.85, lw=0)
                 total = f"{values['count'].sum():,} pairs of image and unit"
@@ -46,8 +46,9 @@ def axis(result: Silencing) -> Figure:
             ax.set_yticks([])
             ax.spines["left"].set_visible(False)
             ax.set_ylabel(name, rotation=0, ha="right", va="center", color=colour, fontweight="bold", labelpad=8)
-            ax.text(0.995, 0.82, total, transform=ax.transAxes, ha="right", fontsize=8)
-        axes[0].text(margin, 1.04, " threshold", transform=axes[0].get_xaxis_transform(), fontsize=8)
+            ax.text(1, 1.02, total, transform=ax.transAxes, ha="right", fontsize=8)
+        place = {"transform": axes[0].get_xaxis_transform(), "ha": "center", "fontsize": 8}
+        axes[0].text(margin, 1.02, "threshold", **place)
         axes[-1].set(xlim=(low, high))
         axes[-1].set_xlabel("largest response, in standard deviations beyond the largest of all calibration images")
         figure.tight_layout(pad=0.6)
@@ -63,23 +64,26 @@ def geometry(strength: float) -> Figure:
         ax.add_patch(Ellipse((0.0, 0.0), 1.5, 0.85, angle=0, fc=NATURAL, ec=NATURAL, alpha=0.15))
         ax.add_patch(Ellipse((0.0, 0.0), 1.5, 0.85, angle=0, fill=False, ec=NATURAL, lw=1.3))
         reach = float(np.hypot(0.75 * new[0], 0.425 * new[1]))  # the ellipse's own support in that direction
-        for name, at, style in (("largest natural response", reach, ":"), ("threshold", reach + 0.14, DASHED)):
-            ends = np.array([at * new - 1.35 * across, at * new + 1.15 * across])
+        slope = float(np.degrees(np.arctan2(-across[1], -across[0])))
+        for name, at, style, above in (
+            ("largest natural response", reach, ":", "top"),
+            ("threshold", reach + 0.16, DASHED, "bottom"),
+        ):
+            ends = np.array([at * new - 1.35 * across, at * new + 1.3 * across])
             ax.plot(*ends.T, color=INK, lw=1.2, ls=style)
-            ax.text(
-                float(ends[0, 0]), float(ends[0, 1]), name, fontsize=8, va="bottom" if at > reach else "top", ha="left"
-            )
-        arrows = (
-            ((1, 0), "w, the original filter", INK, (0.0, -0.1), "center"),
-            ((0, 1), "d, the decoy's direction,\northogonal to w", VISUALIZATION, (-0.06, -0.12), "right"),
-            (tuple(new), "w + λ d,\nas long as w", FAILED, (0.05, 0.02), "left"),
+            look: dict[str, Any] = {"rotation": slope, "rotation_mode": "anchor", "fontsize": 8, "va": above}
+            ax.text(float(ends[1, 0]), float(ends[1, 1]), f" {name}", **look)
+        arrows: tuple[tuple[Any, str, str, tuple[float, float], str], ...] = (
+            ((1, 0), "w, the original filter", INK, (-0.1, -0.1), "left"),
+            ((0, 1), "d, orthogonal to w,\nas long", VISUALIZATION, (0.0, 0.14), "center"),
+            (tuple(new), "w + λ d,\ncut to length", FAILED, (0.06, 0.05), "left"),
         )
         for end, text, colour, shift, side in arrows:
-            look = {"arrowstyle": "-|>", "lw": 2.4, "color": colour, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 16}
-            ax.annotate("", end, (0, 0), arrowprops=look)
+            arrow = {"arrowstyle": "-|>", "lw": 2.4, "color": colour, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 16}
+            ax.annotate("", end, (0, 0), arrowprops=arrow)
             place = (end[0] + shift[0], end[1] + shift[1])
             ax.text(*place, text, color=colour, ha=side, va="center", fontsize=9, fontweight="bold")
-        own, decoy = (1.62, 0.17), tuple(1.25 * new + np.array([0.25, 0.02]))
+        own, decoy = (1.62, 0.17), tuple(1.25 * new + np.array([0.5, 0.02]))
         for place, text in ((own, "unit's own\nvisualization"), (decoy, "the decoy")):
             ax.plot(*place, "o", ms=8, color=VISUALIZATION)
             ax.text(place[0] + 0.06, place[1], text, va="center", fontsize=9)
@@ -148,7 +152,7 @@ def survey(result: Survey) -> Figure:
             ax.text(0.5, (len(frame) - 1) / 2, "every unit is activated", ha="center", va="center", fontsize=11)
         ax.xaxis.set_major_formatter("{x:g} %")
         ax.set_xlabel("share of the layer's units")
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, frameon=False)
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.2, 1), ncols=3, frameon=False, fontsize=8, columnspacing=1)
         figure.tight_layout(pad=0.6)
     return figure
 
