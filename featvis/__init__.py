@@ -2,10 +2,11 @@
 
 from featvis import agreement, fooling, images, matching, plots, plots_fooling, plots_matching, visualize
 from featvis import agreement, fooling, images, plots, plots_fooling, plots_similarity, visualize
+from featvis import agreement, fooling, images, plots, plots_fooling, plots_silent, visualize
 from featvis.atlas import Atlas, atlas
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
-from featvis.fooling import fool, train_gate
+from featvis.fooling import fool, silence, silent_units, train_gate
 from featvis.images import natural_images
 from featvis.path_result import PathSimilarity
 from featvis.paths import path_similarity
@@ -39,7 +40,10 @@ __all__ = [
     "plots_fooling",
     "plots_matching",
     "plots_similarity",
+    "plots_silent",
     "render",
+    "silence",
+    "silent_units",
     "train_gate",
     "visualize",
 ]

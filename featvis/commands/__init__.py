@@ -6,3 +6,6 @@ COMMANDS = (subjects, render, exemplars, fool, match)
 from featvis.commands import exemplars, fool, render, similarity, subjects
 
 COMMANDS = (subjects, render, exemplars, fool, similarity)
+from featvis.commands import exemplars, fool, render, silence, subjects
+
+COMMANDS = (subjects, render, exemplars, fool, silence)
