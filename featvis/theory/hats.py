@@ -10,6 +10,8 @@ from featvis.theory.base import MARGIN, FunctionClass, anywhere, inside, joined,
 from featvis.theory.extrema import TOLERANCE, Extrema
 from featvis.theory.functions import Constant, Function, Hats, Noise, Points, Pyramids, distances, spacing
 
+HALVINGS = 45  # of a segment, to find a jump
+
 
 class Anything(FunctionClass):
     """D1."""
@@ -169,8 +171,8 @@ def _bent(f: Function, points: Tensor, generator: torch.Generator) -> str:
 
 
 def _broken(f: Function, points: Tensor, generator: torch.Generator) -> str:
-    a, b = _tiny(points, generator)
-    for _ in range(40):  # halve towards the larger step: it shrinks with the segment unless f jumps
+    a, b = points, partners(points, generator)
+    for _ in range(HALVINGS):  # towards the larger step, which shrinks with the segment unless f jumps
         middle = (a + b) / 2
         left = (f(a) - f(middle)).abs() > (f(middle) - f(b)).abs()
         a, b = torch.where(left[:, None], a, middle), torch.where(left[:, None], middle, b)

@@ -23,9 +23,7 @@ class Monotone(FunctionClass):
     def possible(self, seen: Extrema) -> None:
         super().possible(seen)
         if bool((seen.at_min != 0).any()) or bool((seen.at_max != 1).any()):
-            raise FeatvisError(
-                "a function that rises in every coordinate is least at 0, ..., 0 and greatest at 1, ..., 1."
-            )
+            raise FeatvisError("a function that rises in every coordinate is least at all zeros, greatest at all ones.")
 
     def sample(self, dimension: int, seed: int) -> tuple[Function, Extrema]:
         generator = seeded(seed)

@@ -87,9 +87,8 @@ class Twins:
 
     def scaled(self) -> pd.Series:
         """Activation at x on the scale of the extrema: 0 at the minimum that was found, 1 at the maximum."""
-        table = self.table.set_index("network")
-        low, high = table.loc["original", "at_min"], table.loc["original", "at_max"]
-        return (table["at_x"] - low) / (high - low)
+        original, values = self.table.iloc[0], self.table.set_index("network")["at_x"].astype(float)
+        return (values - float(original["at_min"])) / float(original["at_max"] - original["at_min"])
 
     def difference(self, again: Twins) -> str:
         """ "" if activations are the same but for what ascent adds to rounding."""
