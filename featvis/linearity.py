@@ -38,7 +38,7 @@ def paths(subject: Subject, unit: str, low: Tensor, high: Tensor, points: int = 
 
     bend         mean |f(x_t) - chord| / |f(high) - f(low)|
     unexplained  1 - R^2 of the best straight line through f(x_t)
-    turn         mean angle between successive gradients, in degrees, on every fourth point
+    turn         mean angle between successive gradients, in degrees, on every fourth point, where there are gradients
     """
     t = torch.linspace(0, 1, points)
     line = torch.lerp(low[:, None], high[:, None], t.view(1, -1, 1, 1, 1))
@@ -51,10 +51,10 @@ def paths(subject: Subject, unit: str, low: Tensor, high: Tensor, points: int = 
     whole = centred.square().sum(1)
     fitted = (centred @ step).square() / step.square().sum()
     unexplained = (1 - fitted / whole.clamp(min=1e-12))[used]
-    gradient = _gradients(subject, unit, line[:, ::4].flatten(0, 1)).view(len(low), -1, low[0].numel())
+    gradient = _gradients(subject, unit, line[:, ::4].flatten(0, 1)).reshape(len(low), -1, low[0].numel())
     cosine = F.cosine_similarity(gradient[:, 1:], gradient[:, :-1], dim=2).clamp(-1, 1)
-    moving = (gradient.norm(dim=2) > 0).all(1)
-    turn = torch.rad2deg(torch.acos(cosine)).mean(1)[used & moving]
+    moving = gradient.norm(dim=2) > 0  # a ReLU that is shut has no gradient to turn
+    turn = torch.rad2deg(torch.acos(cosine))[moving[:, 1:] & moving[:, :-1]]
     return {
         "bend": float(bend.mean()) if len(bend) else np.nan,
         "unexplained": float(unexplained.mean()) if len(unexplained) else np.nan,
@@ -195,9 +195,9 @@ def linearity(
     natural: NaturalImages,
     test: NaturalImages,
     *,
-    per_layer: int = 12,
-    lines: int = 5,
-    steps: int = 96,
+    per_layer: int = 10,
+    lines: int = 4,
+    steps: int = 64,
     progress: bool = True,
 ) -> Linearity:
     """Measure `per_layer` units of every block.

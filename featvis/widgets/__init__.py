@@ -1,7 +1,8 @@
 """Widgets of the book: one anywidget each, `.py`, `.js` and `.css` side by side."""
 
+from featvis.widgets.adversary import Adversary
 from featvis.widgets.explorer import Explorer
 from featvis.widgets.knobs import Knobs
 from featvis.widgets.switch import Switch
 
-__all__ = ["Explorer", "Knobs", "Switch"]
+__all__ = ["Adversary", "Explorer", "Knobs", "Switch"]
