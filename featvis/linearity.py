@@ -23,8 +23,8 @@ from featvis.exemplars import exemplars
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
 from featvis.subjects import Subject
-from featvis.visualize import render
 from featvis.visualize.objectives import unit_means_of
+from featvis.visualize.render import render
 
 POINTS = 33  # of a path
 MEASURES = ("bend", "unexplained", "turn")

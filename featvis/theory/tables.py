@@ -1,18 +1,14 @@
-"""Both tables of the chapter, from the classes themselves: the worst point, and natural images on average."""
+"""The table of the chapter, from the classes themselves: what can be said at every point, and the worst of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from featvis.theory.base import MARGIN, FunctionClass, seeded, uniform
+from featvis.theory.base import FunctionClass, seeded, uniform
 from featvis.theory.certain import AffineOnBall, AffineOnLine, ConstantFunctions
-from featvis.theory.extrema import MIDDLE, Ball, Certificate, Extrema
-from featvis.theory.functions import Function
 from featvis.theory.hats import Anything, Minimizers, MorePictures, PiecewiseAffine, ReluNetworks
 from featvis.theory.lipschitz import Lipschitz
 from featvis.theory.shapes import AffineOnBox, Convex, Monotone
@@ -74,68 +70,4 @@ def worst_case(rows: Sequence[FunctionClass], dimension: int, points: int = 4000
                 "why": klass.why,
             }
         )
-    return pd.DataFrame(frame)
-
-
-def seen_by(
-    pictures: tuple[Tensor, Tensor], images: Tensor, slopes: Sequence[float]
-) -> Iterator[tuple[FunctionClass, Extrema]]:
-    """Every class with extrema as large as real images: `pictures` (d,), at the minimum and at the maximum.
-
-    Where a class has its extrema elsewhere, they are the nearest ones that it can have. `slopes` are in multiples of
-    the least slope; `images` (k, d) are those that the networks of D3 fit.
-    """
-    low, high = (picture.double() for picture in pictures)
-    free = Extrema(low, high)
-    corner = (high > low).double()
-    black, white = torch.zeros_like(low), torch.ones_like(low)
-    labels = 0.1 + 0.8 * uniform(seeded(0), len(images))
-    yield Anything(), free
-    yield ReluNetworks(), free
-    yield Minimizers(images, labels), free
-    yield PiecewiseAffine(), free
-    yield Monotone(), Extrema(black, white)
-    yield Convex(), Extrema(low, high.round())
-    yield AffineOnBox(), Extrema(1 - corner, corner)
-    for slope in slopes:
-        yield Lipschitz(slope / free.distance), free
-    yield AffineOnBall(), Extrema(*_opposite(high))
-
-
-def _opposite(high: Tensor) -> tuple[Tensor, Tensor]:
-    step = Ball.RADIUS * (high - MIDDLE) / (high - MIDDLE).norm()
-    return MIDDLE - step, MIDDLE + step
-
-
-def average_case(
-    rows: Iterator[tuple[FunctionClass, Extrema]], natural: Tensor, groups: Sequence[str], margin: float = MARGIN
-) -> pd.DataFrame:
-    """One row for each class: the error that no prediction avoids, on natural images (n, d) instead of the worst point.
-
-    Two functions with the same extrema that differ by |f - g| at x cost every decoder half of that for one of them.
-    `worst` is for the image where most is open; `one` the mean over all other images for a pair that was built for the
-    first image; `all` for a pair built to lie apart everywhere. Intervals (`_low`, `_high`) are 95 % bootstraps over
-    `groups`, the photographs that the images were cut from.
-    """
-    from featvis.plots import interval
-
-    frame = []
-    for klass, seen in rows:
-        points = natural.double()
-        if isinstance(klass, AffineOnBall):  # images lie far outside of it: draw all of them towards its middle
-            farthest = float((points - MIDDLE).norm(dim=1).max())
-            points = MIDDLE + (points - MIDDLE) * Ball.RADIUS / farthest
-        found: Certificate = klass.bounds(seen, points)
-        entry = {"row": klass.row, "class": klass.name, "worst": float(found.error.max())}
-        pair = klass.pair(seen, points[0], margin)
-        columns: Mapping[str, tuple[Function, Function]] = {
-            "one": (pair.low, pair.high),
-            "all": klass.spread(seen, points, margin),
-        }
-        for name, (first, second) in columns.items():
-            apart = ((second(points) - first(points)).abs() / 2).numpy()[1:]
-            means = pd.Series(apart).groupby(np.asarray(groups)[1:]).mean().to_numpy()
-            low, middle, high = interval(means, np.mean) if np.ptp(means) > 0 else (means[0],) * 3
-            entry |= {name: middle, f"{name}_low": low, f"{name}_high": high}
-        frame.append(entry)
     return pd.DataFrame(frame)

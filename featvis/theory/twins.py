@@ -27,7 +27,8 @@ from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
 from featvis.subjects import Subject
-from featvis.visualize import Visualizations, render
+from featvis.visualize.render import render
+from featvis.visualize.result import Visualizations
 
 SHARE = 0.05  # of the range, by which v keeps away from the extrema
 ROUNDING = 1e-3
