@@ -109,8 +109,8 @@ def table(frame: pd.DataFrame) -> Figure:
         figure, ax = plt.subplots(figsize=(WIDTH, 0.29 * len(frame) + 0.6))
         rows: Any = frame.to_dict("records")
         for i, row in enumerate(rows):
-            ax.text(-3.1, i, row["row"], va="center", fontsize=8.5)
-            ax.text(-2.6, i, row["class"], va="center", fontsize=8.5)
+            ax.text(-3.3, i, row["row"], va="center", fontsize=8.5)
+            ax.text(-2.85, i, row["class"], va="center", fontsize=8.5)
             for j, good in enumerate((row["exact"], row["within"], row["nearer"])):
                 colour = SURE if good else VISUALIZATION
                 ax.add_patch(Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, color=colour, alpha=0.16, lw=0))
@@ -120,7 +120,7 @@ def table(frame: pd.DataFrame) -> Figure:
             ax.text(4, i, f"{row['decided']:.0%}", ha="center", va="center", fontsize=9)
         for j, name in enumerate(columns):
             ax.text(j, -0.8, name, ha="center", va="bottom", fontsize=8.5)
-        ax.set(xlim=(-3.15, 4.5), ylim=(len(frame) - 0.5, -2.0))
+        ax.set(xlim=(-3.35, 4.5), ylim=(len(frame) - 0.5, -2.0))
         ax.axis("off")
         figure.tight_layout(pad=0.2)
     return figure

@@ -84,7 +84,7 @@ class ReluNetworks(FunctionClass):
 class Minimizers(ReluNetworks):
     """D3: ReLU networks that fit the labels (n,), strictly between 0 and 1, of some images (n, d): a loss of 0."""
 
-    row, name = "D3", "ReLU networks of least training loss"
+    row, name = "D3", "networks of least training loss"
     why = "the hat at x avoids the training images: the same loss"
 
     def __init__(self, images: Tensor, labels: Tensor):
