@@ -77,9 +77,17 @@ def constrain(kind: str, network: nn.Module) -> None:
                 continue
             if kind == "monotone":
                 layer.weight.clamp_(min=0)
-            if kind == "lipschitz":  # the nearest matrix with orthonormal rows
-                values, vectors = torch.linalg.eigh(layer.weight @ layer.weight.T)
-                layer.weight.copy_(vectors @ torch.diag(values.clamp(min=1e-12).rsqrt()) @ vectors.T @ layer.weight)
+            if kind == "lipschitz":
+                layer.weight.copy_(_orthonormal(layer.weight))
+
+
+def _orthonormal(weight: Tensor) -> Tensor:
+    """The nearest matrix with orthonormal rows, or columns where there are fewer of them."""
+    if weight.shape[0] > weight.shape[1]:
+        return _orthonormal(weight.T).T
+    exact = weight.double()  # a square matrix may have rows that nearly depend on each other
+    values, vectors = torch.linalg.eigh(exact @ exact.T)
+    return (vectors @ torch.diag(values.clamp(min=1e-14).rsqrt()) @ vectors.T @ exact).float()
 
 
 def slope(network: nn.Module) -> float:

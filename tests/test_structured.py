@@ -43,11 +43,13 @@ def test_training_keeps_the_structure_and_learns(kind, crops):
 
 def test_constraints_are_what_the_names_say():
     torch.manual_seed(0)
-    network = build("lipschitz", 30, 4)
-    constrain("lipschitz", network)
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            assert torch.allclose(layer.weight @ layer.weight.T, torch.eye(layer.out_features), atol=1e-4)
+    for inputs in (300, 30):
+        network = build("lipschitz", inputs, 4)
+        constrain("lipschitz", network)
+        for layer in network:
+            if isinstance(layer, nn.Linear):
+                rows = layer.weight if layer.out_features <= layer.in_features else layer.weight.T
+                assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-4)
     x = torch.randn(50, 8)
     assert torch.allclose(SortPairs()(x).norm(dim=1), x.norm(dim=1))
     with pytest.raises(fv.FeatvisError, match="there is no structured network 'deep'"):
@@ -75,7 +77,7 @@ def test_structured_measures_each_network_on_both_domains(crops, tmp_path):
     assert mean.loc[("linear", "ball"), "certified"] == 0
     assert mean.loc[("linear", "ball"), "error"] < 0.05
     assert mean.loc[("linear", "box"), "certified"] > 1
-    assert (mean["outside"].dropna() < 0.02).all()
+    assert (mean["outside"].xs("box", level=1) < 0.02).all()
     assert np.isnan(mean.loc[("free", "ball"), "certified"])
     assert (found.table["line"].between(0, 1)).all()
     assert set(found.pictures) == {f"{kind} {domain}" for kind in KINDS for domain in ("box", "ball")}
@@ -83,7 +85,7 @@ def test_structured_measures_each_network_on_both_domains(crops, tmp_path):
     again = structured.recipe.result.load(tmp_path)
     assert found.difference(again) == ""
     assert found.difference(structured.recipe.result(found.table.assign(line=0.0), found.scatter, found.pictures))
-    assert torch.allclose(again.pictures["linear box"], found.pictures["linear box"], atol=0.2)
+    assert float((again.pictures["linear ball"] - found.pictures["linear ball"]).abs().mean()) < 0.02
     unlabelled = fv.images.DatasetImages([(torch.rand(3, 16, 16), 0)] * 3, size=16)
     with pytest.raises(fv.FeatvisError, match="need 2"):
         structured(small_subject(), unlabelled, test)
@@ -112,7 +114,7 @@ def test_a_bend_moves_one_output_inside_of_its_hat_and_never_too_far():
 
 @pytest.fixture(scope="module")
 def pair() -> object:
-    subject = small_subject(classes="abcd")
+    subject = small_subject(classes="abcdefghijklmnopq")
     train = fv.natural_images("photos", split="train", n=34, size=32)
     return twins(subject, train, small_images(34), "fc:b", steps=20, progress=False)
 
@@ -292,4 +294,4 @@ def test_a_silent_unit_is_named():
         subject.network.conv2[0].bias[0] = -1
     train = fv.natural_images("photos", split="train", n=34, size=32)
     found = fv.linearity(subject, train, small_images(34), per_layer=1, lines=2, steps=3, progress=False)
-    assert found.table.set_index("unit")["status"].to_dict()["conv2:0"] == "silent"
+    assert found.table.set_index("unit")["status"].to_dict()["conv2.0:0"] == "silent"

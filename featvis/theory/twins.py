@@ -156,6 +156,7 @@ def twins(
     options: dict[str, Any] = {"steps": steps, "progress": progress}
     images = torch.cat([batch for batch, _, _ in train.batches(256)])
     labels = torch.cat([label for _, label, _ in train.batches(256)])
+    labels[labels >= subject.channels(layer)] = -1  # images of other classes cost nothing
     others = torch.cat([batch for batch, _, _ in test.batches(256)])
     ids = [id for _, _, batch in test.batches(256) for id in batch]
     values = torch.cat(list(subject.logits(others)))[:, index]
@@ -183,8 +184,8 @@ def twins(
                 "at_x": float(after[best, index]),
                 "at_max": float(drawn[0].activation[0, 0]),
                 "at_min": float(drawn[1].activation[0, 0]),
-                "loss": float(F.cross_entropy(logits.double(), labels)),
-                "accuracy": float((logits.argmax(1) == labels).double().mean()),
+                "loss": float(F.cross_entropy(logits.double(), labels, ignore_index=-1)),
+                "accuracy": float((logits.argmax(1) == labels)[labels >= 0].double().mean()),
                 "other": int(changed.sum()),
                 "pixels": max(moved),
             }
