@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import featvis as fv
 from featvis import theory
 from featvis.theory import functions as made
+from featvis.theory.average import average_case, seen_by
 from featvis.theory.extrema import as_points
-from featvis.theory.tables import average_case, classes, seen_by, worst_case
+from featvis.theory.tables import classes, verified, worst_case
 from tests.small import small_images
 
 POSITIVE = (theory.AffineOnLine(), theory.ConstantFunctions(), theory.AffineOnBall())
@@ -303,6 +304,14 @@ def test_what_cannot_be_is_one_sentence(klass, seen, x, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_slope_that_leads_nowhere_has_no_members():
+    with pytest.raises(fv.FeatvisError, match="takes at least 1"):
+        theory.Lipschitz(0.9).sample(1, 0)
+    f, seen = theory.Lipschitz(1.0).sample(1, 0)
+    assert sorted([float(seen.at_min), float(seen.at_max)]) == [0, 1]
+    assert theory.Lipschitz(1.0).violation(f, seen) == ""
+
+
 @pytest.mark.parametrize("margin", [0.0, 1.0, -0.1])
 def test_a_margin_lies_between_0_and_1(margin):
     with pytest.raises(fv.FeatvisError, match="between 0 and 1"):
@@ -341,6 +350,21 @@ def test_the_table_is_what_the_statements_say():
     assert decided["D7"] == pytest.approx(2 / 8, abs=0.05)
     steep = frame.loc["D8", "decided"].to_list()
     assert steep[0] > 3 * steep[1]
+
+
+def test_the_check_counts_members_extrema_and_gaps():
+    frame = verified(classes(3), 3, trials=2)
+    assert set(frame["members"]) == {"4 of 4"}
+    assert (frame[["extrema", "gap"]] < 1e-9).all(axis=None)
+
+    class Wrong(theory.ReluNetworks):
+        def _pair(self, seen, x, low, high):
+            return super()._pair(seen, x, low, high)[0], made.Constant(0.5)
+
+    (row,) = verified([Wrong()], 3, trials=2).to_dict("records")
+    assert row["members"] == "2 of 4"
+    assert row["extrema"] == 0.5
+    assert row["gap"] > 0.4
 
 
 def test_on_average_the_bump_vanishes_and_the_plateau_does_not():

@@ -34,13 +34,10 @@ class Lipschitz(FunctionClass):
     def sample(self, dimension: int, seed: int) -> tuple[Function, Extrema]:
         generator = seeded(seed)
         ends = uniform(generator, 2, dimension)
-        while float((ends[0] - ends[1]).norm()) < 1 / self.slope:
-            ends = uniform(generator, 2, dimension)
-            if dimension**0.5 < 1 / self.slope:
-                raise FeatvisError(
-                    f"no function of slope {self.slope:.4g} gets from 0 to 1 in {self.domain(dimension)}."
-                )
+        if float((ends[0] - ends[1]).norm()) * self.slope < 1:  # too close: take opposite corners
+            ends = torch.stack([ends[0].round(), 1 - ends[0].round()])
         seen = Extrema(*ends)
+        self.possible(seen)
         points, values = seen.knots
         for x in uniform(generator, 4, dimension):  # random values, each within what the earlier ones allow
             low, high = Envelope(points, values, self.slope, 0).ends(x[None])
