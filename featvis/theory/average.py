@@ -47,7 +47,9 @@ def seen_by(
     yield Convex(), Extrema(low, high.round())
     yield AffineOnBox(), Extrema(1 - corner, corner)
     for slope in slopes:
-        yield Lipschitz(slope / free.distance), free
+        klass = Lipschitz(slope / free.distance)
+        klass.name = f"Lipschitz, {slope:g} × least slope"
+        yield klass, free
     yield AffineOnBall(), Extrema(*_opposite(high))
 
 
