@@ -40,6 +40,7 @@ from featvis.visualize.parameterizations import Size
 KINDS = ("linear", "lipschitz", "monotone", "free")
 DOMAINS = ("box", "ball")
 HIDDEN, BATCH, RATE = 96, 128, 2e-3
+USUAL = 3 * 32 * 32  # inputs for which RATE is meant
 FOUND = 0.01  # of a unit's range: how far extrema that ascent has found may be from the true ones
 SHARPNESS = 8.0  # of the softmax of outputs that cannot rise fast by themselves
 
@@ -104,7 +105,8 @@ def train(kind: str, images: NaturalImages, steps: int, seed: int) -> nn.Sequent
     pixels, labels = in_memory(images, progress=False)
     network = build(kind, pixels[0].numel(), len(images.classes))
     sharpness = SHARPNESS if kind in ("lipschitz", "monotone") else 1.0
-    optimizer = torch.optim.Adam(network.parameters(), RATE if kind != "linear" else RATE / 10)
+    # Each step moves all weights of a sum by about as much: the more inputs, the smaller the steps.
+    optimizer = torch.optim.Adam(network.parameters(), RATE * min(1.0, USUAL / pixels[0].numel()))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
