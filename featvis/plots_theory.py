@@ -153,7 +153,7 @@ def twins(found: Twins) -> Figure:
         ax.set_xticks((0, 0.5, 1), ("minimum", "half-way", "maximum"))
         ax.set_xlabel(f"activation of {found.facts['label']} at x, between its extrema")
         ax.tick_params(axis="y", length=0)
-        figure.subplots_adjust(0.13, 0.15, 0.99, 0.9)
+        figure.subplots_adjust(0.13, 0.15, 0.96, 0.9)
     return figure
 
 

@@ -147,7 +147,7 @@ def twins(
     steps: int = 128,
     progress: bool = True,
 ) -> Twins:
-    """Build both twins of `subject` around the image of `test` that excites `unit` most, and measure them.
+    """Build both twins of `subject` around the image of `test` that excites `unit` half-way, and measure them.
 
     They are told to agree on all images of `train` and on the visualizations of the unit; what they do on the rest of
     `test` nobody tells them.
@@ -159,17 +159,16 @@ def twins(
     labels[labels >= subject.channels(layer)] = -1  # images of other classes cost nothing
     others = torch.cat([batch for batch, _, _ in test.batches(256)])
     ids = [id for _, _, batch in test.batches(256) for id in batch]
-    values = torch.cat(list(subject.logits(others)))[:, index]
-    best = int(values.argmax())
     # The original goes behind a bend that does nothing, so that all three have the same layers and random numbers.
     shut = Bend(torch.zeros(1, *others.shape[1:]), 1.0, index, subject.channels(layer), 0.0, 0.0)
     networks = {"original": _with(subject, shut, subject.name)}
     pictures = {"original": _both(networks["original"], f"unit:{index}", options)}
     high, low = (float(drawn.activation[0, 0]) for drawn in pictures["original"])
-    known = torch.cat([images, *(drawn.images[:, 0] for drawn in pictures["original"])])
-    networks |= make_twins(subject, unit, others[best], known, (low, high))
     before = torch.cat(list(subject.logits(others)))
-    rows, shown = [], {"x": others[best]}
+    chosen = int((before[:, index] - (low + high) / 2).abs().argmin())
+    known = torch.cat([images, *(drawn.images[:, 0] for drawn in pictures["original"])])
+    networks |= make_twins(subject, unit, others[chosen], known, (low, high))
+    rows, shown = [], {"x": others[chosen]}
     for name, network in networks.items():
         drawn = pictures["original"] if name == "original" else _both(network, f"unit:{index}", options)
         shown |= {f"max {name}": drawn[0].images[0, 0], f"min {name}": drawn[1].images[0, 0]}
@@ -177,11 +176,11 @@ def twins(
         logits = torch.cat(list(network.logits(images))).cpu()
         after = torch.cat(list(network.logits(others)))
         changed = ((after - before).abs() > 0).any(1)
-        changed[best] = False
+        changed[chosen] = False
         rows.append(
             {
                 "network": name,
-                "at_x": float(after[best, index]),
+                "at_x": float(after[chosen, index]),
                 "at_max": float(drawn[0].activation[0, 0]),
                 "at_min": float(drawn[1].activation[0, 0]),
                 "loss": float(F.cross_entropy(logits.double(), labels, ignore_index=-1)),
@@ -195,9 +194,9 @@ def twins(
     facts = {
         "unit": unit,
         "label": subject.label(unit),
-        "x": ids[best],
+        "x": ids[chosen],
         "radius": bend.radius,
-        "pixel_change": bend.radius * float(np.mean(subject.preprocess.std)) / others[best].numel(),
+        "pixel_change": bend.radius * float(np.mean(subject.preprocess.std)) / others[chosen].numel(),
         "train": len(images),
         "test": len(others),
     }
