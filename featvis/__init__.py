@@ -3,6 +3,7 @@
 from featvis import agreement, fooling, images, matching, plots, plots_fooling, plots_matching, visualize
 from featvis import agreement, fooling, images, plots, plots_fooling, plots_similarity, visualize
 from featvis import agreement, fooling, images, plots, plots_fooling, plots_silent, visualize
+from featvis import agreement, fooling, images, plots, plots_fooling, plots_theory, theory, visualize
 from featvis.atlas import Atlas, atlas
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
@@ -10,7 +11,9 @@ from featvis.fooling import fool, silence, silent_units, train_gate
 from featvis.images import natural_images
 from featvis.path_result import PathSimilarity
 from featvis.paths import path_similarity
+from featvis.linearity import linearity
 from featvis.shelf import Shelf
+from featvis.structured import structured
 from featvis.subjects import Preprocess, Subject, Unit
 from featvis.visualize import StopRender, Visualizations, render
 from featvis.zoo import load
@@ -32,6 +35,7 @@ __all__ = [
     "fool",
     "fooling",
     "images",
+    "linearity",
     "load",
     "matching",
     "natural_images",
@@ -44,6 +48,10 @@ __all__ = [
     "render",
     "silence",
     "silent_units",
+    "plots_theory",
+    "render",
+    "structured",
+    "theory",
     "train_gate",
     "visualize",
 ]

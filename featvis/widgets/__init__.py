@@ -1,5 +1,6 @@
 """Widgets of the book: one anywidget each, `.py`, `.js` and `.css` side by side."""
 
+from featvis.widgets.adversary import Adversary
 from featvis.widgets.explorer import Explorer
 from featvis.widgets.knobs import Knobs
 from featvis.widgets.matching import Matching
@@ -12,3 +13,4 @@ from featvis.widgets.switch import Switch
 
 __all__ = ["Explorer", "Knobs", "Paths", "Switch"]
 __all__ = ["Explorer", "Knobs", "Switch", "Threshold"]
+__all__ = ["Adversary", "Explorer", "Knobs", "Switch"]
