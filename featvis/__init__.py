@@ -1,17 +1,27 @@
 """featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both."""
 
-from featvis import agreement, fooling, images, matching, plots, plots_fooling, plots_matching, visualize
-from featvis import agreement, fooling, images, plots, plots_fooling, plots_similarity, visualize
-from featvis import agreement, fooling, images, plots, plots_fooling, plots_silent, visualize
-from featvis import agreement, fooling, images, plots, plots_fooling, plots_theory, theory, visualize
+from featvis import (
+    agreement,
+    fooling,
+    images,
+    matching,
+    plots,
+    plots_fooling,
+    plots_matching,
+    plots_silent,
+    plots_similarity,
+    plots_theory,
+    theory,
+    visualize,
+)
 from featvis.atlas import Atlas, atlas
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
 from featvis.fooling import fool, silence, silent_units, train_gate
 from featvis.images import natural_images
+from featvis.linearity import linearity
 from featvis.path_result import PathSimilarity
 from featvis.paths import path_similarity
-from featvis.linearity import linearity
 from featvis.shelf import Shelf
 from featvis.structured import structured
 from featvis.subjects import Preprocess, Subject, Unit
@@ -43,13 +53,12 @@ __all__ = [
     "plots",
     "plots_fooling",
     "plots_matching",
-    "plots_similarity",
     "plots_silent",
+    "plots_similarity",
+    "plots_theory",
     "render",
     "silence",
     "silent_units",
-    "plots_theory",
-    "render",
     "structured",
     "theory",
     "train_gate",

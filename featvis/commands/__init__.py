@@ -1,11 +1,5 @@
 """The commands of `featvis`, one module each; `add(commands)` enters it in the parser."""
 
-from featvis.commands import exemplars, fool, match, render, subjects
+from featvis.commands import exemplars, fool, match, render, silence, similarity, subjects
 
-COMMANDS = (subjects, render, exemplars, fool, match)
-from featvis.commands import exemplars, fool, render, similarity, subjects
-
-COMMANDS = (subjects, render, exemplars, fool, similarity)
-from featvis.commands import exemplars, fool, render, silence, subjects
-
-COMMANDS = (subjects, render, exemplars, fool, silence)
+COMMANDS = (subjects, render, exemplars, fool, silence, similarity, match)
