@@ -23,7 +23,7 @@ from featvis.exemplars import exemplars
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
 from featvis.subjects import Subject
-from featvis.visualize.objectives import unit_means_of
+from featvis.visualize.objectives import unit_means, unit_means_of
 from featvis.visualize.render import render
 
 POINTS = 33  # of a path
@@ -213,12 +213,18 @@ def linearity(
         for side in ("top", "bottom")
     }
     images = torch.cat([batch for batch, _, _ in test.batches(256)])
+    layers: dict[str, list[Tensor]] = {layer: [] for layer in subject.blocks}
+    for found in subject.activations(images, subject.blocks):
+        for layer, parts in layers.items():
+            parts.append(unit_means(found[layer]).cpu())
+    activations = {layer: torch.cat(parts).numpy() for layer, parts in layers.items()}
     looks = look(images)
     mean, deviation = looks.mean(0), looks.std(0).clamp(min=1e-6)
     rows = []
     for i, unit in enumerate(tqdm(units, "paths", unit="unit", disable=not progress, leave=False)):
-        actual = _values(subject, unit, images).numpy()
-        row: dict[str, Any] = {"unit": unit, "layer": subject.unit(unit).layer}
+        layer, index = subject.unit(unit)
+        actual = activations[layer][:, index]
+        row: dict[str, Any] = {"unit": unit, "layer": layer}
         alive = np.ptp(actual) > 1e-6 and best.top_values[i, -1] - best.bottom_values[i, -1] > 1e-6
         row["status"] = "ok" if alive and drawn["top"].status[i, 0] == "ok" else "silent"
         if row["status"] == "ok":
