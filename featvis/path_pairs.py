@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from featvis import sheets
-from featvis.controls import blurred, scrambled
+from featvis.damage import blurred, scrambled
 from featvis.images import NaturalImages
 from featvis.path_result import PathSimilarity
 from featvis.paths import class_images

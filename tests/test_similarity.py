@@ -13,7 +13,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 
 import featvis as fv
-from featvis import controls, path_result, similarity, zoo
+from featvis import controls, damage, path_result, similarity, zoo
 from featvis.cli import main
 from featvis.controls import rendered_paths
 from featvis.errors import FeatvisError
@@ -554,24 +554,24 @@ def test_damaged_images_are_what_they_are_called():
     natural = small_images(12)
     images = torch.stack([natural[i][0] for i in range(12)])
     generator = torch.Generator().manual_seed(0)
-    soft = controls.blurred(images)
+    soft = damage.blurred(images)
     assert soft.shape == images.shape
     edges = lambda x: (x[..., 1:] - x[..., :-1]).abs().mean()  # noqa: E731
     assert edges(soft) < 0.8 * edges(images)
-    torch.testing.assert_close(controls.blurred(torch.full_like(images, 0.3)), torch.full_like(images, 0.3))
-    muddled = controls.scrambled(0.5 + 0.2 * (images - 0.5), generator)  # far from 0 and 1, so that nothing is cut off
+    torch.testing.assert_close(damage.blurred(torch.full_like(images, 0.3)), torch.full_like(images, 0.3))
+    muddled = damage.scrambled(0.5 + 0.2 * (images - 0.5), generator)  # far from 0 and 1, so that nothing is cut off
     spectrum = torch.fft.rfft2(0.5 + 0.2 * (images - 0.5)).abs()
     torch.testing.assert_close(torch.fft.rfft2(muddled).abs()[..., 1:-1], spectrum[..., 1:-1], atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(muddled.mean((2, 3)), 0.5 + 0.2 * (images.mean((2, 3)) - 0.5), atol=1e-4, rtol=0)
     assert np.corrcoef(muddled.flatten(), images.flatten())[0, 1] < 0.8
     middle = 0.5 + 0.2 * (images - 0.5)
-    white = controls.noise(middle, generator)
+    white = damage.noise(middle, generator)
     torch.testing.assert_close(white.mean((2, 3)), middle.mean((2, 3)), atol=0.02, rtol=0)
     torch.testing.assert_close(white.std((2, 3)), middle.std((2, 3)), atol=0.02, rtol=0)
-    tinted = controls.recoloured(images, generator)
+    tinted = damage.recoloured(images, generator)
     assert ((tinted >= 0) & (tinted <= 1)).all()
     assert (tinted - images).abs().mean() > 0.03
-    strange = controls.unseen(5, 32, generator)
+    strange = damage.unseen(5, 32, generator)
     assert strange.shape == (5, 3, 32, 32)
     assert len({float(x.mean()) for x in strange}) == 5
 
@@ -580,9 +580,9 @@ def test_adversarial_images_stay_near_and_reach_their_class():
     subject = small_subject()
     images = torch.stack([small_images(8)[i][0] for i in range(8)])
     towards = torch.arange(8) % 4
-    moved = controls.adversarial(subject, images, towards)
+    moved = damage.adversarial(subject, images, towards)
     distance = (moved - images).flatten(1).norm(dim=1)
-    assert (distance <= controls.RADIUS * 32 + 1e-4).all()
+    assert (distance <= damage.RADIUS * 32 + 1e-4).all()
     assert ((moved >= 0) & (moved <= 1)).all()
     before, after = (next(subject.logits(x)).log_softmax(1)[torch.arange(8), towards] for x in (images, moved))
     assert (after > before).all()
