@@ -127,6 +127,16 @@ def test_the_ball_gives_the_weights_away_and_the_box_only_their_signs(dimension:
     assert torch.equal(*corners)
 
 
+@given(dimension=st.integers(1, 9), seed=st.integers(0, 10**6))
+@quick
+def test_an_affine_guess_is_0_and_1_at_its_ends_and_constant_across(dimension: int, seed: int):
+    start, end, aside = torch.randn(3, dimension, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
+    f, way = made.Along(start, end), end - start
+    aside = aside - (aside @ way) / (way @ way) * way
+    found = f(torch.stack([start, end, (start + end) / 2, start + aside, end + aside]))
+    assert torch.allclose(found, torch.tensor([0, 1, 0.5, 0, 1], dtype=torch.double), atol=1e-8)
+
+
 @given(dimension=st.integers(1, 6), seed=st.integers(0, 10**6), slope=st.floats(1.1, 30))
 @quick
 def test_lipschitz_bounds_hold_for_random_functions_and_are_attained(dimension: int, seed: int, slope: float):
