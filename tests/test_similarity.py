@@ -384,6 +384,7 @@ def test_layers_at_or_below_zero_are_counted():
     assert parts["last third"] == pytest.approx(0.7)
     assert parts["difference"] == pytest.approx(parts["last third"] - parts["first two thirds"])
     assert summary["parts"]["last third"]["normalized"] == pytest.approx(0.7)
+    assert found.parts(less="visualizations")[["normalized", "ci_low", "ci_high"]].abs().max().max() < 1e-9
 
 
 def test_many_layers_ask_for_more_evidence():
