@@ -39,7 +39,7 @@ KINDS = {  # series -> what it controls for
     "natural, from elsewhere": "natural",
     "natural, other colours": "natural",
     "exemplars": "natural",
-    "natural, next class": "natural",
+    "natural, other classes": "natural",
     "natural, of no class": "natural",
     "blurred": "damaged",
     "adversarial": "damaged",
@@ -166,8 +166,15 @@ def natural_controls(
     }
     found = {name: Series(made.view_as(images), ids) for name, made in damaged.items()}
     found["natural, from elsewhere"] = Series(away, elsewhere)
-    found["natural, next class"] = Series(images.roll(-1, 0), [*ids[1:], ids[0]])
-    found["natural, of no class"] = Series(unseen(len(units) * extra, natural.size, generator).view_as(images))
+    # Classes that follow each other may be alike (brick, grass, gravel): take the images from all others in turn.
+    groups = len(units)
+    away_from = [1 + number * (groups - 1) // extra for number in range(extra)]
+    foreign = [[(group + step) % groups for step in away_from] for group in range(groups)]
+    found["natural, other classes"] = Series(
+        torch.stack([images[row, range(extra)] for row in foreign]),
+        [[ids[g][number] for number, g in enumerate(row)] for row in foreign],
+    )
+    found["natural, of no class"] = Series(unseen(groups * extra, natural.size, generator).view_as(images))
     return found
 
 

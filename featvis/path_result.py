@@ -140,9 +140,14 @@ class PathSimilarity:
             columns[f"{name}_low"], columns[f"{name}_high"] = quantiles(draws)
         return pd.DataFrame(columns)
 
-    def parts(self, series: str | None = None, metric: str | None = None) -> pd.DataFrame:
-        """Mean s_norm over the first two thirds of the layers, over the rest, and their difference, with intervals."""
+    def parts(self, series: str | None = None, metric: str | None = None, *, less: str | None = None) -> pd.DataFrame:
+        """Mean s_norm over the first two thirds of the layers, over the rest, and their difference, with intervals.
+
+        With `less`, that of one series minus that of another, for the same draws of groups.
+        """
         draws = self.draws(series, metric)
+        if less is not None:
+            draws = draws - self.draws(less, metric)
         first = round(2 * len(self.layers) / 3)
         early, late = (mean_known(part, 1) for part in (draws[:, :first], draws[:, first:]))
         rows = {"first two thirds": early, "last third": late, "difference": late - early}

@@ -384,6 +384,7 @@ def test_layers_at_or_below_zero_are_counted():
     assert parts["last third"] == pytest.approx(0.7)
     assert parts["difference"] == pytest.approx(parts["last third"] - parts["first two thirds"])
     assert summary["parts"]["last third"]["normalized"] == pytest.approx(0.7)
+    assert found.parts(less="visualizations")[["normalized", "ci_low", "ci_high"]].abs().max().max() < 1e-9
 
 
 def test_many_layers_ask_for_more_evidence():
@@ -588,6 +589,23 @@ def test_adversarial_images_stay_near_and_reach_their_class():
     assert (after > before).all()
 
 
+def test_images_of_other_classes_come_from_all_of_them():
+    natural, other = small_images(17 * 8), fv.natural_images("photos", split="train", n=17 * 4, size=32)
+    subject = fv.Subject(
+        "small", small_subject(classes="abcdefghijklmnopq").network, fv.Preprocess((32, 32)), natural.classes, "cpu"
+    )
+    found = controls.natural_controls(subject, natural, other, subject.units("fc"), 4, 4)
+    foreign = found["natural, other classes"]
+    assert foreign.origins is not None
+    for group, row in enumerate(foreign.origins):
+        classes = [natural.classes.index(id.split("/")[0]) for id in row]
+        assert len(set(classes)) == 4
+        assert group not in classes
+        for image, id in zip(foreign.images[group], row, strict=True):
+            torch.testing.assert_close(image, natural.image(id))
+    assert all(len(series.images) == 17 for series in found.values())
+
+
 def test_controlled_paths_have_every_series(tmp_path):
     natural, other = small_images(17 * 6), fv.natural_images("photos", split="train", n=17 * 2, size=32)
     network = small_subject(classes="abcdefghijklmnopq").network
@@ -649,7 +667,7 @@ def test_the_shelf_holds_what_the_chapter_promises(name, source, classes, images
     frame = result.frame().query("metric == 'spearman'").set_index(["series", "layer"])["normalized"]
     last = subject.blocks[-1]
     assert frame["visualizations", last] > 0.8
-    assert abs(frame["natural, next class", last]) < 0.2
+    assert abs(frame["natural, other classes", last]) < 0.2
     assert frame["natural, from elsewhere", last] == pytest.approx(1, abs=0.2)
 
 
