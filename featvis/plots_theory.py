@@ -193,13 +193,13 @@ def linear_unit(found: Structured, label: str) -> Figure:
     """One linear unit, visualized on the box and on the ball: pictures of its maximum, predictions against truth."""
     with _style():
         figure = plt.figure(figsize=(WIDTH, 2.6))
-        layout = figure.add_gridspec(1, 5, width_ratios=(1, 1.25, 0.12, 1, 1.25), wspace=0.32)
-        for column, domain in ((0, "box"), (3, "ball")):
+        layout = figure.add_gridspec(1, 7, width_ratios=(1, 0.32, 1.2, 0.08, 1, 0.32, 1.2), wspace=0.05)
+        for column, domain in ((0, "box"), (4, "ball")):
             image = found.pictures[f"linear {domain}"][0]
             if domain == "ball":  # so close to grey that nothing would be seen
                 image = 0.5 + 0.2 * (image - 0.5) / (image - 0.5).std()
             show(figure.add_subplot(layout[0, column]), image, f"maximum on\nthe {domain}", VISUALIZATION)
-            ax = figure.add_subplot(layout[0, column + 1])
+            ax = figure.add_subplot(layout[0, column + 2])
             part = found.scatter[(found.scatter["network"] == "linear") & (found.scatter["domain"] == domain)]
             _scatter(ax, part, label)
             ax.set_title(f"from both extrema on the {domain}", fontsize=8.5)
