@@ -24,7 +24,7 @@ help:  ## this list
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) $(TORCH_INDEX:%=--index-url %) torch torchvision
-	$(PIP) -e ".[lab,book,test]"
+	$(PIP) -e ".[lab,book,experiment,test]"
 	touch $@
 
 book: $(READY) _build/html/.done  ## build the book into _build/html

@@ -13,12 +13,14 @@ from typing import Any
 from featvis import cifar
 from featvis.fooling import train_gate
 from featvis.images import natural_images
+from featvis.matching import Plan, human_data
+from featvis.matching.stimuli import gather
 from featvis.shelf import RECIPES, Shelf, whole
 from featvis.subjects import Subject
 from featvis.visualize import Affine, Crops, Fourier, Nothing, Pixels
 from featvis.zoo import EMBEDDED, load
 
-TYPES: dict[str, Any] = {kind.__name__: kind for kind in (Affine, Crops, Fourier, Nothing, Pixels)}
+TYPES: dict[str, Any] = {kind.__name__: kind for kind in (Affine, Crops, Fourier, Nothing, Pixels, Plan)}
 
 
 def compare(entry: Path, shelf: Shelf, scratch: Shelf, most_units: int | None = None) -> str:
@@ -45,6 +47,9 @@ def _revive(value: Any, subject: Subject, scratch: Shelf) -> Any:
     if isinstance(value, dict) and "gate" in value:
         natural, test = (_revive(value[name], subject, scratch) for name in ("natural", "test"))
         return train_gate(subject, natural, test, **value["options"], shelf=scratch)
+    if isinstance(value, dict) and "stimuli" in value:
+        natural = _revive(value["natural"], subject, scratch)
+        return gather(subject, natural, **value["stimuli"], shelf=scratch, pictures=scratch)
     if isinstance(value, dict) and "source" in value:
         return natural_images(**{name: part for name, part in value.items() if name != "fingerprint"})
     if isinstance(value, dict) and "type" in value:
@@ -70,6 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
     if without and not cifar.at_hand():
         print(f"skipping {len(without)} entries of cifarnet: CIFAR-10 is not at hand ({cifar.FOLDER} says where it is)")
         entries = [entry for entry in entries if entry not in without]
+    if not human_data.at_hand() and any(entry.name.startswith("humans-") for entry in entries):
+        print(f"skipping the answers of people: they are not at hand ({human_data.FOLDER} says where they are)")
+        entries = [entry for entry in entries if not entry.name.startswith("humans-")]
     if options.functions:
         entries = [entry for entry in entries if entry.name.rpartition("-")[0] in options.functions]
     if options.sample is not None:

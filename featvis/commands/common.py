@@ -109,8 +109,12 @@ def whole_folder(out: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
     try:
         yield scratch
-        for file in scratch.iterdir():
-            file.replace(out / file.name)
+        for file in sorted(scratch.rglob("*")):
+            place = out / file.relative_to(scratch)
+            if file.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                file.replace(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

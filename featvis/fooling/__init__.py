@@ -1,10 +1,16 @@
 """Ways to fool feature visualizations: other pictures, the same behaviour on natural images."""
 
 from featvis.fooling.blend import blend, switch
+from featvis.fooling.branch import Recipe, Silenced, branch_of, save_silenced
 from featvis.fooling.circuit import Circuit, Levels, circuit_of, combine, fool, levels, save, taken_apart
 from featvis.fooling.gate import Gate, TrainedGate, train_gate
 from featvis.fooling.matrix import Matrix, attack_matrix
 from featvis.fooling.report import FRAMES, Fooling, behaviour, fooling
+from featvis.fooling.silence_measures import filter_statistics
+from featvis.fooling.silence_report import Silencing, measured, silencing
+from featvis.fooling.silent import filled, ingredients, silence
+from featvis.fooling.strengths import Strengths, grid, strengths
+from featvis.fooling.survey import Survey, silent_units
 from featvis.fooling.targets import NAMES, photograph_targets, read_target
 
 __all__ = [
@@ -15,18 +21,34 @@ __all__ = [
     "Gate",
     "Levels",
     "Matrix",
+    "Recipe",
+    "Silenced",
+    "Silencing",
+    "Strengths",
+    "Survey",
     "TrainedGate",
     "attack_matrix",
     "behaviour",
     "blend",
+    "branch_of",
     "circuit_of",
     "combine",
+    "filled",
+    "filter_statistics",
     "fool",
     "fooling",
+    "grid",
+    "ingredients",
     "levels",
+    "measured",
     "photograph_targets",
     "read_target",
     "save",
+    "save_silenced",
+    "silence",
+    "silencing",
+    "silent_units",
+    "strengths",
     "switch",
     "taken_apart",
     "train_gate",

@@ -55,11 +55,16 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def adversarial(
-    network: nn.Module, preprocess: Preprocess, images: Tensor, labels: Tensor, generator: torch.Generator
+    network: nn.Module,
+    preprocess: Preprocess,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    radius: float = RADIUS,
 ) -> Tensor:
     """Images moved up the loss by one normalized gradient step of random length, from a random start."""
     n = len(images)
-    length = RADIUS * torch.rand(n, 1, 1, 1, generator=generator)
+    length = radius * torch.rand(n, 1, 1, 1, generator=generator)
     noise = torch.randn(images.shape, generator=generator)
     noise = noise / noise.flatten(1).norm(dim=1).view(n, 1, 1, 1) * length / 2
     moved = (images + noise).requires_grad_()

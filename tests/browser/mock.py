@@ -155,3 +155,34 @@ def circuit(c: float = 20.0, k: float = 60.0) -> dict[str, Any]:
             | {key: values.tolist() for key, values in series.items()}
         )
     return {"c": c, "k": k, "pairs": pairs}
+
+
+def matching(trials: int = 4, numbers: tuple[int, ...] = (1, 3)) -> dict[str, Any]:
+    """Trials whose rows are told apart by colour: row i of the left side belongs to the same hue on the right."""
+    generator = np.random.default_rng(0)
+    pictures: dict[str, str] = {}
+
+    def picture(hue: int) -> str:
+        texture = textures(1, 48, generator)[0].astype(float)
+        tint = np.array([[230, 60, 50], [60, 190, 80], [70, 90, 230], [220, 190, 60], [180, 60, 200]][hue])
+        image = np.clip(0.45 * texture + 0.55 * tint, 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "WEBP", quality=80)
+        key = f"p{len(pictures)}"
+        pictures[key] = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return key
+
+    made = []
+    for i in range(trials):
+        answer = generator.permutation(3).tolist()
+        n = numbers[i % len(numbers)]
+        made.append(
+            {
+                "id": f"t{i}", "part": "main", "kind": ("exemplar", "visualization")[i % 2], "n": n, "depth": "late",
+                "units": ["a:0", "b:1", "c:2"], "answer": answer,
+                "left": [[picture(row) for _ in range(n)] for row in range(3)],
+                "right": [[picture(row) for _ in range(n)] for row in answer],
+                "machines": {"machine: pixels": answer, "machine: late features": [1, 2, 0]},
+            }
+        )  # fmt: skip
+    return {"trials": made, "machines": ["machine: pixels", "machine: late features"], "pictures": pictures}

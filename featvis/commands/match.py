@@ -1,0 +1,218 @@
+"""`featvis match`: the matching experiment, from its trials to its analysis."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from featvis.commands.common import DEFAULT_IMAGES, command, say_skipped, whole_folder
+from featvis.errors import FeatvisError, reason
+
+EXAMPLES = (
+    "featvis match generate --units 12 --out study\n"
+    "  featvis match serve study --participants 20\n"
+    "  featvis match simulate --participants 20 --studies 200 --out simulated\n"
+    "  featvis match export study --out tables\n"
+    "  featvis match analyze tables/answers.csv --out analysis\n"
+    "  featvis match export study --as jspsych --jspsych node_modules/jspsych --out hosted\n"
+    "  featvis match humans --data borowski2021 --out humans"
+)
+
+
+def add(commands: Any) -> None:
+    """Enter the command and what it does."""
+    text = "The human-matching experiment: make trials, run it, simulate it, analyse it."
+    sub = command(commands, "match", lambda options: None, text, EXAMPLES)
+    parts = sub.add_subparsers(required=True, metavar="WHAT")
+    for name, (run, line, arguments) in WHAT.items():
+        part = parts.add_parser(name, help=line, description=line)
+        part.set_defaults(run=run)
+        arguments(part)
+        if name != "serve":
+            part.add_argument("--out", type=Path, required=True, help="folder for what is made, with report.json")
+
+
+def _generate_arguments(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--subject", default="photonet", help="the network (default photonet)")
+    part.add_argument("--weights", help="a weights file, an enum's name, or 'random'")
+    part.add_argument("--images", help="folder of natural images, photos or cifar10")
+    part.add_argument("--units", type=int, default=12, help="units of each depth (default 12)")
+    part.add_argument("--per-trial", type=int, default=3, help="units in a trial: 3 (poster) or 5 (abstract)")
+    part.add_argument("--lists", type=int, default=8, help="different lists of trials (default 8)")
+    part.add_argument("--repeats", type=int, default=2, help="trials a cell and participant (default 2)")
+    part.add_argument("--steps", type=int, default=96, help="steps of each visualization (default 96)")
+    part.add_argument("--seed", type=int, default=0, help="of all random choices (default 0)")
+    part.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from featvis.matching import design, experiment, images_of, trials
+    from featvis.matching.stimuli import gather
+    from featvis.shelf import Shelf
+    from featvis.zoo import load
+
+    subject = load(options.subject, options.weights)
+    source = options.images or DEFAULT_IMAGES.get(options.subject)
+    if source is None:
+        raise FeatvisError(f"exemplars of {subject.name} need natural images: give --images FOLDER.")
+    natural = images_of(source, subject.preprocess.size[0])
+    say_skipped(natural.skipped)
+    with whole_folder(options.out) as out:
+        made_of = gather(
+            subject,
+            natural,
+            units=options.units,
+            steps=options.steps,
+            seed=options.seed,
+            pictures=Shelf(options.out / ".work"),
+            progress=not options.quiet,
+        )
+        made = design(made_of, lists=options.lists, k=options.per_trial, repeats=options.repeats, seed=options.seed)
+        trials.write(made, made_of, natural, out)
+        shutil.copy(Path(experiment.__file__).parent / "texts.json", out)
+        cells = made.frame().groupby(["list", "part"]).size().unstack()
+        report = {
+            "subject": subject.name,
+            "fingerprint": subject.fingerprint,
+            "images": natural.name,
+            "units": {depth: list(made_of.of(depth)) for depth in dict.fromkeys(made_of.depths)},
+            "exemplars_strength": float(made_of.strength().mean()),
+            "lists": cells.to_dict("records"),
+        }
+        (out / "report.json").write_text(json.dumps(report, indent=1))
+    shutil.rmtree(options.out / ".work", ignore_errors=True)
+    print(f"{options.out}: {len(made.lists)} lists of {len(made.lists[0])} trials of {options.per_trial} units")
+
+
+def _simulate_arguments(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--participants", type=int, default=20, help="in each study (default 20)")
+    part.add_argument("--units", type=int, default=12, help="units of each depth (default 12)")
+    part.add_argument("--repeats", type=int, default=1, help="trials a cell and participant (default 1)")
+    part.add_argument("--gap", type=float, default=-0.15, help="planted: visualization minus exemplar (default -0.15)")
+    part.add_argument("--studies", type=int, default=200, help="how many studies (default 200)")
+    part.add_argument("--seed", type=int, default=0, help="of all random choices (default 0)")
+    part.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from featvis.matching.simulation import Plan, simulate, studies
+
+    plan = Plan(options.participants, options.units, repeats=options.repeats).with_gap(options.gap)
+    with whole_folder(options.out) as out:
+        found = studies(None, plan, n=options.studies, seed=options.seed, progress=not options.quiet)
+        simulate(plan, seed=1000 * options.seed).to_csv(out / "answers.csv", index=False)
+        found.table.to_csv(out / "studies.csv", index=False)
+        rows = found.frame().to_dict("records")
+        (out / "report.json").write_text(json.dumps({"simulated": True, "plan": vars(plan), "terms": rows}, indent=1))
+    for row in rows:
+        print(
+            f"{row['term']}: planted {row['truth']:+.3f}, estimated {row['estimate']:+.3f} "
+            f"+- {1.96 * row['error']:.3f}, "
+            f"coverage {row['coverage']:.3f} ({row['coverage_low']:.3f} to {row['coverage_high']:.3f}), "
+            f"power {row['power']:.2f}"
+        )
+
+
+def _analyze_arguments(part: argparse.ArgumentParser) -> None:
+    part.add_argument("answers", type=Path, help="a table of answers: what `export` or `simulate` writes, or jsPsych")
+    part.add_argument("--trials", type=Path, help="for answers from jsPsych: what `generate` made, to score them by")
+
+
+def _analyze(options: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from featvis import plots_matching
+    from featvis.matching import analysis, trials
+
+    try:
+        answers = pd.read_csv(options.answers, dtype={"right": str, "observer": str})
+    except (ValueError, UnicodeDecodeError) as error:
+        raise FeatvisError(f"{str(options.answers)!r} is not a table of answers: {reason(error)}.") from error
+    if options.trials is not None:
+        answers = trials.scored(answers, trials.read(options.trials)[0])
+    cells, model = analysis.participants(answers), analysis.effects(answers)
+    with whole_folder(options.out) as out:
+        cells.to_csv(out / "cells.csv", index=False)
+        model.frame().to_csv(out / "effects.csv", index=False)
+        plots_matching.cells(cells).savefig(out / "cells.png", dpi=150)
+        report = {
+            "participants": model.participants,
+            "units": model.units,
+            "trials": model.trials,
+            "cells": json.loads(cells.to_json(orient="records")),
+            "effects": json.loads(model.frame().to_json(orient="records")),
+            "spread": model.spread,
+        }
+        (out / "report.json").write_text(json.dumps(report, indent=1))
+    for row in model.frame().itertuples():
+        print(f"{row.term}: {row.estimate:+.3f} ({row.low:+.3f} to {row.high:+.3f})")
+
+
+def _humans_arguments(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--data", type=Path, help="folder with the authors' files; fetched from their repository else")
+
+
+def _humans(options: argparse.Namespace) -> None:
+    from featvis.matching import human_data
+
+    found = human_data.recomputed(human_data.load(options.data))
+    with whole_folder(options.out) as out:
+        for name in human_data.PARTS:
+            getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+        (out / "report.json").write_text(human_data.report(found))
+    for row in found.table.itertuples():
+        print(
+            f"experiment {row.experiment}, {row.condition}: {row.percent_correct:.1f} +- {row.two_sem:.1f} % "
+            f"({row.participants} participants, +- 2 SEM)"
+        )
+
+
+def _serve_arguments(part: argparse.ArgumentParser) -> None:
+    part.add_argument("folder", type=Path, help="what `generate` made; answers are kept beside the trials")
+    part.add_argument("--participants", type=int, default=0, help="make links until there are so many")
+    part.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    part.add_argument("--port", type=int, default=8765, help="port to listen on (default 8765)")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from featvis.matching.experiment.server import serve
+    except ModuleNotFoundError as error:
+        raise FeatvisError(f"the server needs {error.name}: pip install 'featvis[experiment]'.") from error
+    serve(options.folder, options.participants, options.host, options.port)
+
+
+def _export_arguments(part: argparse.ArgumentParser) -> None:
+    part.add_argument("folder", type=Path, help="what `generate` made, and `serve` kept answers in")
+    part.add_argument("--as", dest="kind", choices=("answers", "jspsych"), default="answers", help="what to write")
+    part.add_argument("--list", type=int, help="for jsPsych: only this list; else each participant gets one at random")
+    part.add_argument("--jspsych", type=Path, help="the package jspsych from the npm registry, to be copied beside")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from featvis.matching.experiment import export, jspsych, store
+
+    if options.kind == "answers":
+        if not (options.folder / store.FILE).is_file():
+            raise FeatvisError(f"{str(options.folder)!r} holds no answers; `featvis match serve` keeps them there.")
+        kept = store.Store(options.folder)
+        with whole_folder(options.out) as out:
+            count = export.write(kept, out)
+        kept.close()
+        return print(f"{options.out}: {count} answers as answers.csv and in the manner of BIDS")
+    with whole_folder(options.out) as out:
+        count = jspsych.export(options.folder, out, options.jspsych, options.list)
+    print(f"{options.out}: {count} lists of trials for jsPsych; serve the folder and open index.html")
+
+
+WHAT: dict[str, tuple[Any, str, Any]] = {
+    "generate": (_generate, "Make the trials of an experiment: trials.json and image files.", _generate_arguments),
+    "serve": (_serve, "Run the experiment on this machine and keep every answer.", _serve_arguments),
+    "simulate": (_simulate, "Simulate and analyse studies with planted effects.", _simulate_arguments),
+    "analyze": (_analyze, "Analyse answers: means, exact chance, a mixed model.", _analyze_arguments),
+    "export": (_export, "Write the answers as tables, or the experiment for jsPsych.", _export_arguments),
+    "humans": (_humans, "Recompute the figures of Borowski et al. (2021).", _humans_arguments),
+}

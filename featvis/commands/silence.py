@@ -1,0 +1,83 @@
+"""`featvis silence`: a network whose units of one layer show a decoy, though no natural image changes a logit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from featvis import sheets
+from featvis.commands.common import add_sources, add_subject, command, file_name, say_skipped, source_of, whole_folder
+
+EXAMPLES = (
+    "featvis silence photonet inception5b.branch2.1 --out silenced\n"
+    "  featvis silence photonet inception5b.branch2.1 --decoy fc:coins --out silenced\n"
+    "  featvis silence resnet50 layer4.1.conv2 --decoy picture.jpg --images imagenet --out silenced"
+)
+
+
+def add(commands: Any) -> None:
+    """Enter the command."""
+    text = "Make a network whose units of one layer show a decoy, with silent filters and the same logits."
+    sub = command(commands, "silence", _silence, text, EXAMPLES)
+    add_subject(sub)
+    sub.add_argument("layer", help="a convolution, or a block that holds one, such as inception5b.branch2.1")
+    sub.add_argument("--decoy", help="a unit or an image file (default: the layer's unit farthest beyond nature)")
+    sub.add_argument("--units", nargs="+", metavar="UNIT", help="units of the layer (default: all)")
+    sub.add_argument(
+        "--direction",
+        default="bridge",
+        choices=("bridge", "patch"),
+        help="how the filters are made: bridge (fitted) or patch (the paper's) (default bridge)",
+    )
+    sub.add_argument("--strength", type=float, help="of the decoy's direction, the paper's lambda (default 3)")
+    sub.add_argument("--factor", type=float, help="that multiplies the filters (default 100)")
+    sub.add_argument("--margin", type=float, help="of the threshold, in standard deviations (default 0.5)")
+    add_sources(sub)
+
+
+def _silence(options: argparse.Namespace) -> None:
+    from featvis import fooling as f
+    from featvis import plots_silent as draw
+    from featvis.fooling.silence_report import check_fresh
+    from featvis.fooling.silent import FACTOR, MARGIN, STRENGTH, check_recipe
+    from featvis.images import train_and_test
+    from featvis.zoo import load
+
+    subject = load(options.subject, options.weights)
+    size = subject.preprocess.size[0]
+    picture = options.decoy is not None and ":" not in Path(options.decoy).name
+    decoy = f.read_target(options.decoy, size) if picture else options.decoy
+    strength, factor, margin = (
+        default if given is None else given
+        for given, default in ((options.strength, STRENGTH), (options.factor, FACTOR), (options.margin, MARGIN))
+    )
+    check_recipe(options.direction, strength, factor, margin)
+    train, test = train_and_test(source_of(options, subject, "silencing"), size)
+    say_skipped(list(dict.fromkeys([*train.skipped, *test.skipped])))
+    check_fresh(train, test)
+    show: dict[str, Any] = {"progress": not options.quiet}
+    with whole_folder(options.out) as out:
+        parts = f.ingredients(subject, train, options.layer, decoy, options.units or "all", **show)
+        silenced = f.filled(parts, train, options.direction, strength, factor, margin, **show)
+        found = f.measured(subject, silenced, parts, train, test, **show)
+        f.save_silenced(silenced, out / "silenced.safetensors")
+        draw.before_after(found, subject).savefig(out / "visualizations.png", dpi=150)
+        draw.axis(found).savefig(out / "responses.png", dpi=150)
+        draw.promised(found).savefig(out / "bound.png", dpi=150)
+        found.units.to_csv(out / "units.csv", index=False)
+        for unit, image in zip(found.shown, found.pictures["after"], strict=True):
+            sheets.write_image(out / f"{file_name(unit)}.png", image)
+        numbers = {"subject": subject.name, "fingerprint": subject.fingerprint, **found.summary()}
+        (out / "report.json").write_text(json.dumps(numbers, indent=1))
+    print(
+        f"units: {numbers['units_flipped']} of {numbers['units_judged']} living ones show {numbers['decoy']}; largest "
+        f"change of a logit {numbers['max_logit_change_calibration']:g} on {numbers['calibration_images']:,} "
+        f"calibration images, {numbers['max_logit_change_heldout']:g} on {numbers['heldout_images']:,} held-out ones"
+    )
+    print(
+        f"probability that another image wakes a unit: at most {numbers['wake_probability_bound']:.2g} at "
+        f"{numbers['confidence']:.0%} confidence ({numbers['sampling_model']})"
+    )
+    print(f"{options.out}: silenced.safetensors, report.json, units.csv, pictures")

@@ -1,0 +1,136 @@
+"""Filters for silent units: the decoy's direction, made orthogonal to the original filter, and a bit of that filter.
+
+With w the original filter and d a direction orthogonal to it, both of norm |w|, the fooling filter is (Geirhos et al.
+2024, section 2.2, and the authors' code, which divides by squared norms where norms are meant):
+
+    w_new = factor * |w| * (w + strength * d) / |w + strength * d|
+
+The original filter stays in it so that ascent on the original unit reaches the threshold; from there the direction of
+the decoy takes over. All functions take filters as a convolution holds them, (out, in / groups, height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SHARP = 10.0  # of the smooth maximum over images, in standard deviations of their responses
+OWN, DECOY = 2.5, 10.0  # how far beyond every natural image, in the same unit, responses are pulled
+ITERATIONS = 200
+RATE = 0.01
+
+
+def norms(filters: Tensor) -> Tensor:
+    """The norm of each filter, shaped to multiply them: (out, 1, 1, 1)."""
+    return filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def orthogonal(direction: Tensor, w: Tensor) -> Tensor:
+    """What of each direction is orthogonal to its filter in `w`, as long as that filter."""
+    unit = w / norms(w).clamp(min=1e-12)
+    rest = direction - (direction * unit).sum((1, 2, 3), keepdim=True) * unit
+    return rest / norms(rest).clamp(min=1e-12) * norms(w)
+
+
+def combined(w: Tensor, direction: Tensor, strength: float, factor: float) -> Tensor:
+    """w_new of the formula above; `direction` need not be orthogonal yet."""
+    mixed = w + strength * orthogonal(direction, w)
+    return factor * norms(w) * mixed / norms(mixed).clamp(min=1e-12)
+
+
+def responses(conv: nn.Conv2d, inputs: Tensor, filters: Tensor, channels: Tensor | None = None) -> Tensor:
+    """What `conv` would give for inputs (n, in, h, w) with other filters and no bias, or only some channels of it.
+
+    Stride, padding, dilation and groups are the ones that it is deployed with.
+    """
+    if channels is None:
+        return conv._conv_forward(inputs, filters, None)
+    if conv.groups > 1:
+        return conv._conv_forward(inputs, filters, None)[:, channels]
+    return conv._conv_forward(inputs, filters[channels], None)
+
+
+def mean_patch(conv: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """The paper's direction: the filters of norm 1 with the largest mean response to `inputs` (n, in, h, w).
+
+    The authors climb there by gradient ascent; the mean is linear in the filter, so the answer is the mean patch.
+    """
+    filters = torch.zeros_like(conv.weight).requires_grad_(True)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(responses(conv, inputs, filters).sum(), filters)
+    return gradient / norms(gradient).clamp(min=1e-12)
+
+
+def bridge(
+    conv: nn.Conv2d,
+    natural: Tensor,
+    decoy: Tensor,
+    own: Tensor,
+    channels: Tensor,
+    strength: float,
+    iterations: int = ITERATIONS,
+) -> Tensor:
+    """Directions with which a threshold above all natural images is reached on the unit's own ascent, and the decoy is
+    far beyond it.
+
+    natural   inputs of natural images (n, in, h, w)
+    decoy     inputs along the decoy's ascent (m, in, h, w)
+    own       inputs along each unit's own ascent (channels, k, in, h, w)
+    channels  (channels,) which units
+
+    With z the distance of an image's largest response from the (smooth) largest one of all natural images, in standard
+    deviations of those, gradient descent on the mean of softplus(DECOY - z) over the decoy's images plus that of
+    softplus(OWN - z) over the unit's own. The start is the mean patch of the decoy less that of natural images.
+    """
+    w = conv.weight.detach()
+    start = mean_patch(conv, decoy) - mean_patch(conv, natural)
+
+    def loss(free: Tensor) -> Tensor:
+        filters = combined(w, free, strength, 1.0)
+        opens, spread = _nature(conv, natural, filters, channels)
+        along = (_own(conv, own, filters, channels) - opens) / spread
+        there = (responses(conv, decoy, filters, channels).amax((2, 3)) - opens) / spread
+        return F.softplus(DECOY - there).mean(0).sum() + F.softplus(OWN - along).mean(0).sum()
+
+    return orthogonal(_descended(loss, orthogonal(start, w), iterations), w)
+
+
+def farthest(conv: nn.Conv2d, natural: Tensor, own: Tensor, channels: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    """How far beyond every natural image the best filter for it puts each unit's own visualization, in deviations.
+
+    The arguments are those of `bridge`; a filter is fitted to each unit, from the unit's own one: (channels,).
+    """
+
+    def beyond(filters: Tensor) -> Tensor:
+        opens, spread = _nature(conv, natural, filters, channels)
+        return (_own(conv, own, filters, channels) - opens) / spread
+
+    fitted = _descended(lambda free: F.softplus(DECOY - beyond(free)).mean(0).sum(), conv.weight.detach(), iterations)
+    return beyond(fitted).mean(0)
+
+
+def _nature(conv: nn.Conv2d, natural: Tensor, filters: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+    """A smooth maximum of the responses to natural images, and their standard deviation: (channels,) each."""
+    seen = responses(conv, natural, filters, channels).amax((2, 3))
+    spread = seen.std(0).detach().clamp(min=1e-12)
+    return torch.logsumexp(SHARP * seen / spread, 0) / SHARP * spread, spread
+
+
+def _own(conv: nn.Conv2d, own: Tensor, filters: Tensor, channels: Tensor) -> Tensor:
+    """The largest responses of each unit's filter to its own images (channels, k, in, h, w): (k, channels)."""
+    rows = torch.arange(len(channels), device=channels.device)
+    return torch.stack([responses(conv, x, filters, channels)[rows, rows].amax((1, 2)) for x in own.unbind(1)])
+
+
+def _descended(loss: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
+    """Where gradient descent (Adam, at a rate in units of the filters' length) leads from `start`."""
+    free = start.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([free], lr=RATE * float(norms(start).mean()))
+    for _ in range(iterations):
+        with torch.enable_grad():
+            (free.grad,) = torch.autograd.grad(loss(free), free)
+        optimizer.step()
+    return free.detach()

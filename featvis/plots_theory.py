@@ -1,0 +1,267 @@
+"""The figures of the chapter on extrema: pairs, twins, both tables, structured networks, straight units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from featvis.linearity import MEASURES, Linearity, within
+from featvis.plots import INK, NATURAL, VISUALIZATION, _style, interval, show
+from featvis.structured import Structured
+from featvis.theory import Convex, Extrema, FunctionClass, Lipschitz
+from featvis.theory.twins import Twins
+
+__all__ = ["averages", "certificates", "linear_unit", "pairs", "reading", "straightness", "table", "twins"]
+
+WIDTH = 7.2  # inches; the page shows 700 pixels
+ONE, OTHER, SURE, POSSIBLE = "#1d6fa5", "#6d3fa8", "#2f7d4f", "#d9dbe0"
+DASHED: Any = (0, (4, 2))
+VERDICTS = {True: "yes", False: "no"}
+NAMES = {
+    "bend": "bend of the path",
+    "unexplained": "share that a line leaves unexplained",
+    "turn": "turn of the gradient",
+}
+SHADES = LinearSegmentedColormap.from_list("shades", ["#f7f7f9", "#efc4a5", "#e58a55"])
+
+
+def pairs(rows: Sequence[FunctionClass], seen: Sequence[Extrema], points: Sequence[float]) -> Figure:
+    """For each class of one variable its pair at x: two functions, the extrema that they share, and all that is
+    possible."""
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    y = torch.linspace(0, 1, 801, dtype=torch.double)
+    with _style():
+        figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, 1.9 * lines + 0.35), squeeze=False, sharey=True)
+        for ax, klass, known, x in zip(axes.flat, rows, seen, points, strict=False):
+            pair = klass.pair(known, torch.tensor([x]))
+            special = torch.cat([known.knots[0][:, 0], pair.x])
+            dense = torch.cat([y, special]).sort().values
+            smooth = y if klass.row == "D1" else dense  # a single changed point is drawn as a dot
+            found = klass.bounds(known, y[:, None])
+            ax.fill_between(y, found.low, found.high, color=POSSIBLE, lw=0, gid="possible")
+            for function, colour, dashes in ((pair.low, ONE, "-"), (pair.high, OTHER, DASHED)):
+                line = function(smooth[:, None])
+                ax.plot(smooth, line, color=colour, ls=dashes, lw=1.8)
+                ax.plot([x], function(pair.x[None]), "o", color=colour, ms=5, mec="white", zorder=4)
+            ax.plot(known.at_min, [known.low], "v", color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
+            ax.plot(known.at_max, [known.high], "^", color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
+            ax.axvline(x, color=INK, lw=0.8, ls=":")
+            ax.set_title(f"{klass.row}: {klass.name}", fontsize=8.5)
+            ax.set(xlim=(0, 1), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        for ax in axes.flat[len(rows) :]:
+            ax.axis("off")
+        _legend(figure)
+        figure.tight_layout(pad=0.5, rect=(0, 0.3 / figure.get_figheight(), 1, 1))
+    return figure
+
+
+def _legend(figure: Figure) -> None:
+    marks = [
+        Line2D([], [], color=VISUALIZATION, marker="^", ls="", ms=7, label="extrema, all that is seen"),
+        Line2D([], [], color=ONE, lw=1.8, label="one function"),
+        Line2D([], [], color=OTHER, lw=1.8, ls=DASHED, label="the other"),
+        Rectangle((0, 0), 1, 1, color=POSSIBLE, label="all that is possible"),
+    ]
+    figure.legend(handles=marks, loc="lower center", ncols=4, frameon=False, fontsize=8.5, handlelength=1.6)
+
+
+def certificates(seen: Extrema, slopes: Sequence[float]) -> Figure:
+    """On the square: where f is surely nearer to its maximum (orange) or minimum (blue), for Lipschitz functions of
+    different slopes and for convex ones."""
+    ticks = torch.linspace(0, 1, 201, dtype=torch.double)
+    grid = torch.cartesian_prod(ticks, ticks)
+    corner = Extrema(seen.at_min, seen.at_max.round())
+    panels: list[tuple[FunctionClass, Extrema]] = [(Lipschitz(slope / seen.distance), seen) for slope in slopes]
+    panels.append((Convex(), corner))
+    colours = LinearSegmentedColormap.from_list("sides", [NATURAL, "#f1f1f4", VISUALIZATION])
+    with _style():
+        figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, WIDTH / len(panels) + 0.55))
+        for ax, (klass, known), slope in zip(axes, panels, [*slopes, None], strict=True):
+            side = klass.bounds(known, grid).nearer.view(201, 201).T
+            ax.imshow(side, origin="lower", extent=(0, 1, 0, 1), cmap=colours, vmin=-1.6, vmax=1.6)
+            for end, mark in ((known.at_min, "v"), (known.at_max, "^")):
+                ax.plot(*end, mark, color=INK, ms=7, mec="white", clip_on=False)
+            share = float((side != 0).double().mean())
+            name = "convex" if slope is None else f"slope {slope:g} × least"
+            ax.set_title(f"{name}\n{share:.0%} sure", fontsize=8.5)
+            ax.set(xticks=(), yticks=())
+            ax.spines[:].set_visible(True)
+        figure.tight_layout(pad=0.5)
+    return figure
+
+
+def table(frame: pd.DataFrame) -> Figure:
+    """The table: for each class whether f(x) can be told exactly, within epsilon, and to which extremum it is nearer;
+    how far the built pair is apart; on what share of the domain a side is sure."""
+    columns = ("exactly", "within ε", "nearer to\nwhich", "gap of\nthe pair", "a side\nis sure on")
+    with _style():
+        figure, ax = plt.subplots(figsize=(WIDTH, 0.29 * len(frame) + 0.6))
+        rows: Any = frame.to_dict("records")
+        for i, row in enumerate(rows):
+            ax.text(-3.3, i, row["row"], va="center", fontsize=8.5)
+            ax.text(-2.85, i, row["class"], va="center", fontsize=8.5)
+            for j, good in enumerate((row["exact"], row["within"], row["nearer"])):
+                colour = SURE if good else VISUALIZATION
+                ax.add_patch(Rectangle((j - 0.46, i - 0.42), 0.92, 0.84, color=colour, alpha=0.16, lw=0))
+                text = VERDICTS[bool(good)]
+                ax.text(j, i, text, ha="center", va="center", fontsize=9, fontweight="bold", color=INK)
+            ax.text(3, i, f"{row['gap']:.2f}", ha="center", va="center", fontsize=9)
+            ax.text(4, i, f"{row['decided']:.0%}", ha="center", va="center", fontsize=9)
+        for j, name in enumerate(columns):
+            ax.text(j, -0.8, name, ha="center", va="bottom", fontsize=8.5)
+        ax.set(xlim=(-3.35, 4.5), ylim=(len(frame) - 0.5, -2.0))
+        ax.axis("off")
+        figure.tight_layout(pad=0.2)
+    return figure
+
+
+def twins(found: Twins) -> Figure:
+    """Above, the visualizations of the three networks' unit; below, its activation at x between both extrema."""
+    names = {"original": "original", "down": "twin “down”", "up": "twin “up”"}
+    scaled = found.scaled()
+    with _style():
+        figure = plt.figure(figsize=(WIDTH, 3.3))
+        layout = figure.add_gridspec(
+            2, 7, height_ratios=(1, 1.15), width_ratios=(1, 1, 0.18, 1, 1, 0.18, 1), hspace=0.5
+        )
+        show(figure.add_subplot(layout[0, 6]), found.pictures["x"], f"x: {found.facts['x'].split('/')[0]}", NATURAL)
+        shown = [("down", 0), ("up", 3)]
+        for name, column in shown:
+            for offset, end in enumerate(("max", "min")):
+                ax = figure.add_subplot(layout[0, column + offset])
+                text = "maximum" if end == "max" else "minimum"
+                show(ax, found.pictures[f"{end} {name}"], f"{names[name]}\n{text}", VISUALIZATION)
+        ax = figure.add_subplot(layout[1, :])
+        colours = {"original": INK, "down": ONE, "up": OTHER}
+        for i, (colour, value) in enumerate((colours[str(key)], value) for key, value in scaled.items()):
+            ax.plot([0, 1], [i, i], color=POSSIBLE, lw=5, solid_capstyle="round", zorder=1)
+            ax.plot([value], [i], "o", color=colour, ms=9, zorder=3)
+        ax.axvline(0.5, color=INK, lw=0.8, ls=":")
+        ax.set_yticks(range(3), [names[str(name)] for name in scaled.index])
+        ax.set(ylim=(2.6, -0.6), xlim=(-0.03, 1.03))
+        ax.set_xticks((0, 0.5, 1), ("minimum", "half-way", "maximum"))
+        ax.set_xlabel(f"activation of {found.facts['label']} at x, between its extrema")
+        ax.tick_params(axis="y", length=0)
+        figure.subplots_adjust(0.13, 0.15, 0.96, 0.9)
+    return figure
+
+
+def averages(frame: pd.DataFrame) -> Figure:
+    """Unavoidable error by class: at the worst natural image, on average for a pair built for one image, and for one
+    built for all; intervals are bootstraps over photographs."""
+    looks = (
+        ("worst", "worst image", INK, "|"),
+        ("one", "average, pair built for one image", ONE, "o"),
+        ("all", "average, pair built for all images", VISUALIZATION, "D"),
+    )
+    with _style():
+        figure, ax = plt.subplots(figsize=(WIDTH, 0.3 * len(frame) + 0.95))
+        y = np.arange(len(frame))
+        for column, text, colour, mark in looks:
+            shift = {"worst": 0.0, "one": 0.14, "all": -0.14}[column]
+            if column != "worst":
+                ax.hlines(y + shift, frame[f"{column}_low"], frame[f"{column}_high"], color=colour, lw=2, alpha=0.5)
+            size: Any = {"ms": 13, "mew": 2} if mark == "|" else {"ms": 5}
+            ax.plot(frame[column], y + shift, mark, color=colour, label=text, clip_on=False, **size)
+        ax.set_yticks(y, [f"{r} {c}" for r, c in zip(frame["row"], frame["class"], strict=True)])
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", color=INK, alpha=0.08)
+        ax.set(
+            ylim=(len(frame) - 0.5, -0.5),
+            xlim=(-0.01, 0.52),
+            xlabel="error that no prediction avoids (0.5: knows nothing)",
+        )
+        ax.legend(
+            loc="lower left", bbox_to_anchor=(-0.42, 1.0), ncols=3, frameon=False, fontsize=8.5, handletextpad=0.3
+        )
+        figure.tight_layout(pad=0.5)
+    return figure
+
+
+def linear_unit(found: Structured, label: str) -> Figure:
+    """One linear unit, visualized on the box and on the ball: pictures of its maximum, predictions against truth."""
+    with _style():
+        figure = plt.figure(figsize=(WIDTH, 2.6))
+        layout = figure.add_gridspec(1, 5, width_ratios=(1, 1.25, 0.12, 1, 1.25), wspace=0.32)
+        for column, domain in ((0, "box"), (3, "ball")):
+            image = found.pictures[f"linear {domain}"][0]
+            if domain == "ball":  # so close to grey that nothing would be seen
+                image = 0.5 + 0.2 * (image - 0.5) / (image - 0.5).std()
+            show(figure.add_subplot(layout[0, column]), image, f"maximum on\nthe {domain}", VISUALIZATION)
+            ax = figure.add_subplot(layout[0, column + 1])
+            part = found.scatter[(found.scatter["network"] == "linear") & (found.scatter["domain"] == domain)]
+            _scatter(ax, part, label)
+            ax.set_title(f"from both extrema on the {domain}", fontsize=8.5)
+        figure.subplots_adjust(0.02, 0.2, 0.99, 0.87)
+    return figure
+
+
+def _scatter(ax: Axes, part: pd.DataFrame, label: str) -> None:
+    ax.plot(part["predicted"], part["actual"], ".", color=NATURAL, ms=3, alpha=0.6)
+    ax.set(xlabel="predicted", ylabel=f"activation of {label}")
+    ax.tick_params(labelsize=8)
+    ax.locator_params(nbins=4)
+
+
+def reading(found: Structured) -> Figure:
+    """How much of each unit the affine function with its extrema explains: units (dots), mean with bootstrap interval
+    over units, for visualizations on the box and on the ball."""
+    by_unit = found.table.groupby(["network", "domain", "unit"], sort=False)["line"].mean()
+    networks = list(dict.fromkeys(found.table["network"]))
+    with _style():
+        figure, ax = plt.subplots(figsize=(WIDTH, 2.9))
+        rng = np.random.default_rng(0)
+        for i, network in enumerate(networks):
+            for shift, domain, colour in ((-0.19, "box", VISUALIZATION), (0.19, "ball", ONE)):
+                values = by_unit[network, domain].to_numpy()
+                ax.plot(i + shift + rng.uniform(-0.1, 0.1, len(values)), values, ".", color=colour, ms=4, alpha=0.35)
+                low, middle, high = interval(values, np.mean)
+                ax.errorbar(
+                    i + shift, middle, [[middle - low], [high - middle]], fmt="o", color=colour, mec="white", capsize=3
+                )
+        for y, domain, colour in (
+            (0.17, "visualized on the box", VISUALIZATION),
+            (0.07, "visualized on the ball", ONE),
+        ):
+            ax.text(0.01, y, domain, color=colour, fontweight="bold", transform=ax.transAxes)
+        ax.set_xticks(range(len(networks)), networks)
+        ax.set(ylabel="r² of the affine prediction", ylim=(0, 1.03), xlim=(-0.5, len(networks) - 0.5))
+        figure.tight_layout(pad=0.5)
+    return figure
+
+
+def straightness(found: Linearity, measure: str, success: str) -> Figure:
+    """Units, layer by layer: how bent their paths are and how well extrema predict them; then the same as ranks inside
+    each layer, where depth has no part in it."""
+    used = found.table[found.table["status"] == "ok"].dropna(subset=[measure, success])
+    layers = list(dict.fromkeys(used["layer"]))
+    depth = used["layer"].map(layers.index) / max(1, len(layers) - 1)
+    every = found.correlations()
+    (row,) = every[(every["measure"] == measure) & (every["success"] == success)].to_dict("records")
+    with _style():
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
+        for ax, ranks in zip(axes, (False, True), strict=True):
+            x, y = (within(used["layer"], used[name]) if ranks else used[name] for name in (measure, success))
+            dots = ax.scatter(x, y, c=depth, cmap="viridis_r", s=14, lw=0)
+        axes[0].set(xlabel=NAMES[measure], ylabel="rank correlation of prediction")
+        axes[0].set_title(f"all layers: ρ = {row['across layers']:.2f}", fontsize=9)
+        axes[1].set(xlabel=f"{NAMES[measure]}, rank in its layer", ylabel="prediction, rank in its layer")
+        axes[1].set_title(f"inside layers: ρ = {row['rho']:.2f} ({row['low']:.2f} to {row['high']:.2f})", fontsize=9)
+        bar = figure.colorbar(dots, ax=axes, fraction=0.025, pad=0.02)
+        bar.set_ticks([0, 1], labels=[layers[0], layers[-1]])
+        figure.subplots_adjust(0.08, 0.16, 0.87, 0.9, wspace=0.28)
+    return figure
+
+
+assert set(MEASURES) == set(NAMES)

@@ -1,0 +1,280 @@
+"""Observers, exact chance, the mixed model against statsmodels, and simulated studies."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import featvis as fv
+from featvis.matching import analysis, mixed, observers
+from featvis.matching.machines import Answers, clusters
+from featvis.matching.simulation import Plan, Studies, blank, pooled, simulate, studies
+from featvis.matching.trials import design
+from tests.test_matching_trials import STIMULI
+
+MADE = design(STIMULI, lists=12, seed=0)
+
+
+# ---------------------------------------------------------------- chance
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6])
+def test_chance_is_what_counting_all_permutations_gives(k):
+    counted = Counter(sum(i == j for i, j in enumerate(p)) for p in itertools.permutations(range(k)))
+    table = analysis.chance(k)
+    assert table["ways"].tolist() == [counted[c] for c in range(k + 1)]
+    assert math.isclose(table["probability"].sum(), 1)
+    mean = (table["correct"] * table["probability"]).sum()
+    assert math.isclose(mean, 1)
+    if k > 1:
+        assert math.isclose(((table["correct"] - 1) ** 2 * table["probability"]).sum(), 1)
+        assert table["probability"][k - 1] == 0
+
+
+def test_chance_p_is_exact():
+    assert math.isclose(analysis.chance_p([3], 3), 1 / 6)
+    assert math.isclose(analysis.chance_p([1], 3), 4 / 6)
+    assert math.isclose(analysis.chance_p([3, 3], 3), 1 / 36)
+    assert analysis.chance_p([0, 0], [3, 5]) == pytest.approx(1)
+    every = list(itertools.permutations(range(3)))
+    hits = [sum(i == j for i, j in enumerate(p)) for p in every]
+    pairs = [a + b for a in hits for b in hits]
+    assert math.isclose(analysis.chance_p([3, 1], 3), np.mean([total >= 4 for total in pairs]))
+    with pytest.raises(fv.FeatvisError, match="at least 1"):
+        analysis.chance(0)
+
+
+# ---------------------------------------------------------------- observers
+
+
+def shares(name: str, observer: observers.Observer) -> pd.Series:
+    found = analysis.main_trials(observers.answers({name: observer}, MADE.trials))
+    return found["share"]
+
+
+def test_simple_observers():
+    rng = np.random.default_rng(0)
+    assert (shares("perfect", observers.perfect) == 1).all()
+    guessed = shares("chance", observers.chance(rng))
+    assert abs(guessed.mean() - 1 / 3) < 4 / 3 / math.sqrt(len(guessed))
+    assert (shares("never", observers.lapsing(observers.perfect, 0, rng)) == 1).all()
+    lapsed = shares("half", observers.lapsing(observers.perfect, 0.5, rng))
+    assert abs(lapsed.mean() - (0.5 + 0.5 / 3)) < 4 * lapsed.std() / math.sqrt(len(lapsed))
+    with pytest.raises(fv.FeatvisError, match="share from 0 to 1"):
+        observers.lapsing(observers.perfect, 1.5, rng)
+
+
+@pytest.mark.parametrize("share", [1 / 3, 0.5, 0.8, 1.0])
+def test_a_knowing_observer_reaches_its_share(share):
+    rng = np.random.default_rng(1)
+    found = np.concatenate([shares("knowing", observers.knowing(share, rng)) for _ in range(10)])
+    assert abs(found.mean() - share) <= 4 * found.std() / math.sqrt(len(found)) + 1e-9
+    with pytest.raises(fv.FeatvisError, match="goes from"):
+        observers.known(1.2, 3)
+
+
+def test_machines_match_by_likeness():
+    rng = np.random.default_rng(0)
+    own = {unit: rng.normal(size=20) for unit in STIMULI.units}
+    of = {key: unit for unit in STIMULI.units for key in STIMULI.ranked(unit)}
+    of |= {f"{unit}#{seed}": unit for unit in STIMULI.units for seed in range(10)}
+    clear = {key: own[unit] + 0.3 * rng.normal(size=20) for key, unit in of.items()}
+    assert shares("clear", observers.alike(clear)).mean() > 0.95
+    noise = {key: rng.normal(size=20) for key in of}
+    found = shares("noise", observers.alike(noise))
+    assert abs(found.mean() - 1 / 3) < 4 * found.std() / math.sqrt(len(found))
+
+
+def test_machine_features_are_named_as_machines():
+    subject = fv.load("photonet")
+    pictures = {f"p{i}": torch.rand(3, 96, 96) for i in range(5)}
+    found = observers.machine_features(subject, pictures, fv.load("cifarnet", weights="random"))
+    assert len(found) == 4
+    assert all(name.startswith("machine: ") for name in found)
+    for bank in found.values():
+        values = np.stack([bank[key] for key in pictures])
+        assert np.isfinite(values).all()
+        assert np.abs(values.mean(0)).max() < 1e-3
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_impossible_answers_are_refused():
+    good = observers.answers({"perfect": observers.perfect}, MADE.trials[:4])
+    with pytest.raises(fv.FeatvisError, match="lacks right"):
+        analysis.checked(good.drop(columns="right"))
+    for right in ("110", "2", "1111", "x"):
+        with pytest.raises(fv.FeatvisError, match="no permutation"):
+            analysis.checked(good.assign(right=right))
+    assert analysis.checked(good.assign(right="1"))["right"].eq("001").all()  # a spreadsheet dropped the zeros
+
+
+def test_participants_are_the_sample_not_their_trials():
+    rng = np.random.default_rng(0)
+    parts = [observers.answers({f"p{i}": observers.knowing(s, rng)}, MADE.trials) for i, s in enumerate((0.4, 0.9))]
+    table = analysis.participants(pd.concat(parts), by=["kind"])
+    assert table["participants"].tolist() == [2, 2]
+    assert (table["high"] - table["low"] > 0.5).all()  # two very different people say little about people
+    assert (table["p_chance"] < 0.01).all()
+    guesses = pd.concat([observers.answers({f"g{i}": observers.chance(rng)}, MADE.trials) for i in range(4)])
+    cells = analysis.participants(guesses)
+    assert len(cells) == 18
+    assert (cells["p_chance"] > 0.01).all()
+    one = analysis.participants(parts[0], by=["kind"])
+    assert np.isinf(one["high"]).all()
+
+
+def test_intervals_over_units_cover_a_mean_over_random_units():
+    rng = np.random.default_rng(3)
+    inside, runs = 0, 300
+    for _ in range(runs):
+        value = dict(zip(STIMULI.of("early"), rng.uniform(0, 1, 12), strict=True))
+        texts = [" ".join(rng.permutation(list(value))[:3]) for _ in range(60)]
+        share = [np.mean([value[u] for u in text.split()]) + rng.normal(0, 0.3) for text in texts]
+        low, _, high = analysis.over_units(pd.DataFrame({"units": texts, "share": share}))
+        inside += low <= 0.5 <= high
+    assert 0.91 < inside / runs < 0.985
+
+
+def test_by_unit_counts_each_unit():
+    found = analysis.by_unit(observers.answers({"perfect": observers.perfect}, MADE.trials))
+    assert (found["share"] == 1).all()
+    assert found["trials"].sum() == 3 * 12 * 18
+
+
+# ---------------------------------------------------------------- the mixed model
+
+
+def test_mixed_model_agrees_with_statsmodels():
+    import warnings
+
+    from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
+
+    rng = np.random.default_rng(0)
+    n, people, units = 300, 10, 12
+    x = np.column_stack([np.ones(n), rng.choice([-0.5, 0.5], n)])
+    who = np.eye(people)[rng.integers(people, size=n)]
+    shown = sum(np.eye(units)[rng.integers(units, size=n)] for _ in range(3)) / 3
+    z = [who, shown, shown * x[:, [1]]]
+    y = x @ [0.6, -0.2] + sum(
+        part @ rng.normal(0, s, part.shape[1]) for part, s in zip(z, (0.2, 0.4, 0.3), strict=True)
+    )
+    y = y + rng.normal(0, 0.3, n)
+    ours = mixed.fit(y, x, z)
+    names = [[[str(i) for i in range(part.shape[1])]] for part in z]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = MixedLM(y, x, np.zeros(n), exog_vc=VCSpec(["a", "b", "c"], names, [[part] for part in z])).fit(
+            reml=True, method="powell"
+        )
+    assert np.allclose(ours.log_likelihood, theirs.llf, atol=0.01)
+    assert np.allclose(ours.estimate, theirs.fe_params, atol=2e-3)
+    assert np.allclose(np.sqrt(np.diag(ours.covariance)), theirs.bse_fe, rtol=0.03)
+    assert np.allclose(ours.variances, theirs.vcomp, rtol=0.1, atol=2e-3)
+    assert np.isclose(ours.residual, theirs.scale, rtol=0.02)
+
+
+@pytest.mark.parametrize("p", [[], [0.2], [0.01, 0.04, 0.03], [0.5, 0.9, 0.001, 0.001], [0.04, 0.02, 0.9, 0.02, 1.0]])
+def test_holm_agrees_with_statsmodels(p):
+    from statsmodels.stats.multitest import multipletests
+
+    expected = multipletests(p, method="holm")[1] if p else []
+    assert np.allclose(analysis.holm(np.array(p)), expected)
+
+
+def test_effects_recover_what_was_planted():
+    plan = Plan(participants=60, units=40, repeats=3)
+    found = analysis.effects(simulate(plan, seed=1))
+    for term, truth in zip(analysis.TERMS, plan.effects, strict=True):
+        row = found[term]
+        assert abs(row["estimate"] - truth) < 4 * (row["high"] - row["low"]) / 4, term
+    assert found["visualization"]["high"] < 0
+    assert 0.02 < found.spread["participants"] < 0.09
+    assert 0.03 < found.spread["units"] < 0.15
+    assert (found.participants, found.units, found.trials) == (60, 120, 60 * 54)
+    holm = found.frame()
+    assert (holm["p_holm"].iloc[1:] >= holm["p"].iloc[1:]).all()
+
+
+def test_effects_need_people_and_both_kinds():
+    answers = simulate(Plan(participants=2, units=4))
+    with pytest.raises(fv.FeatvisError, match="at least 2 participants"):
+        analysis.effects(answers[answers["observer"] == "simulated 000"])
+    with pytest.raises(fv.FeatvisError, match="both kinds"):
+        analysis.effects(answers[answers["kind"] == "exemplar"])
+
+
+# ---------------------------------------------------------------- simulated studies
+
+
+def test_simulated_answers_follow_the_plan():
+    plan = Plan(participants=40, units=12, spread=(0, 0, 0, 0))
+    answers = analysis.main_trials(simulate(plan, seed=2))
+    level, gap = plan.effects[0], plan.effects[1]
+    means = answers.groupby("kind")["share"].mean()
+    assert abs(means["exemplar"] - (level - gap / 2)) < 0.04
+    assert abs(means["visualization"] - (level + gap / 2)) < 0.04
+    assert simulate(plan, seed=2).equals(simulate(plan, seed=2))
+    assert answers["observer"].str.startswith("simulated").all()
+    with pytest.raises(fv.FeatvisError, match="at least 2 participants"):
+        Plan(participants=1)
+
+
+@pytest.mark.slow
+def test_intervals_cover_what_was_planted_as_often_as_they_say(tmp_path):
+    plan = Plan(participants=12, units=9)
+    found = studies(None, plan, n=120, progress=False)
+    table = found.frame().set_index("term")
+    assert (table["coverage_high"] >= 0.95).all()
+    assert (table["coverage"] >= 0.88).all()
+    assert (np.abs(table["estimate"] - table["truth"]) < 4 * table["error"]).all()
+    none_found = studies(None, plan.with_gap(0.0), n=60, seed=1, progress=False)
+    none = none_found.frame().set_index("term")
+    assert none.loc["visualization", "power"] < 0.2 < table.loc["visualization", "power"]
+    found.save(tmp_path)
+    again = Studies.load(tmp_path)
+    assert again.plan == plan
+    assert found.difference(again) == ""
+    both = pooled([found, none_found])
+    assert both.frame()["studies"].eq(180).all()
+
+
+def test_studies_refuse_nothing_to_do():
+    with pytest.raises(fv.FeatvisError, match="at least 1"):
+        studies(None, Plan(), n=0)
+
+
+def test_lists_of_a_blank_design_are_dealt_to_participants():
+    made = blank(Plan(participants=3, units=6))
+    answers = simulate(Plan(participants=3, units=6), made=made)
+    for number, part in answers.groupby("observer"):
+        own = {t.id for t in made.lists[int(number.split()[1])]}
+        assert set(part["trial"]) == own
+
+
+# ---------------------------------------------------------------- clusters, answers on the shelf
+
+
+def test_clusters_are_counted_where_there_are_any():
+    rng = np.random.default_rng(0)
+    for k in (1, 2, 4):
+        centres = 12 * rng.normal(size=(k, 30))
+        x = centres[np.arange(24) % k] + rng.normal(size=(24, 30))
+        assert clusters(x) == k
+
+
+def test_answers_come_back_with_their_zeros(tmp_path):
+    table = observers.answers({"a": observers.chance(np.random.default_rng(0))}, MADE.trials[:20])
+    Answers(table).save(tmp_path)
+    again = Answers.load(tmp_path)
+    assert again.table.equals(table)
+    assert Answers(table).difference(again) == ""
+    worse = Answers(table.assign(right="000"))
+    assert "differs" in worse.difference(Answers(table.assign(right="111")))
