@@ -1,15 +1,15 @@
 """Controls of path similarity: images of which one knows beforehand what a check of visualizations should say.
 
 The reviewers of Geirhos et al. (2024) asked whether the check sees more than that visualizations are unusual. Natural
-images from elsewhere, images that were damaged in several ways, other ways to visualize, and manipulated networks
-are held against the same natural images as the visualizations are.
+images from elsewhere, images that were damaged in several ways, and other ways to visualize are held against the same
+natural images as the visualizations are.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,16 @@ from torch import Tensor
 from featvis import sheets
 from featvis.damage import adversarial, blurred, noise, recoloured, scrambled, unseen
 from featvis.exemplars import Exemplars, exemplars
-from featvis.fooling import TrainedGate, circuit_of, fool
-from featvis.fooling.circuit import layer_of
-from featvis.fooling.decoys import Permutation
 from featvis.images import NaturalImages
 from featvis.path_result import PathSimilarity
 from featvis.paths import PER_CLASS, SHOWN, Series, all_layers, class_images, path_similarity
 from featvis.shelf import shelved
 from featvis.similarity import METRICS
-from featvis.subjects import Subject, Unit
+from featvis.subjects import Subject
 from featvis.visualize import Fourier, Maco, Pixels, mean_magnitude, render
 
 EXEMPLARS = 5  # of each logit
 MOST = 40  # logits
-DECOY = "the decoy's picture"
 KEPT = (1, 12, 16)  # groups of which pictures are kept
 KINDS = {  # series -> what it controls for
     SHOWN: "shown",
@@ -219,40 +215,4 @@ def rendered_paths(
     layers = all_layers(subject) if every_layer else None
     return path_similarity(
         subject, pictures, natural, layers=layers, metric=metric, per_class=per_class, progress=progress
-    )
-
-
-@shelved(1, PathSimilarity)
-def fooled_paths(
-    subject: Subject,
-    natural: NaturalImages,
-    train: NaturalImages,
-    gate: TrainedGate,
-    *,
-    seeds: int = 3,
-    steps: int = 128,
-    per_class: int = PER_CLASS,
-    progress: bool = True,
-) -> PathSimilarity:
-    """The check on a fooled subject, whose logits show each other (`fool` with "permute", measured on `train`).
-
-    The series `DECOY` has, for each class, the picture that shows it although it belongs to another logit.
-    """
-    fooled = fool(subject, train, gate=gate, progress=progress)
-    decoy = circuit_of(fooled).decoy
-    assert isinstance(decoy, Permutation)
-    units = some_logits(subject)
-    maker = torch.argsort(decoy.order).tolist()  # which logit shows a class
-    makers = [str(Unit(layer_of(fooled), maker[subject.unit(unit).index])) for unit in units]
-    options: dict[str, Any] = {"steps": steps, "seeds": seeds, "progress": progress}
-    pictures = render(fooled, list(dict.fromkeys([*units, *makers])), **options)
-    n, at = len(units), [pictures.units.index(unit) for unit in makers]
-    parts = {name: getattr(pictures, name)[:n] for name in ("units", "images", "activation", "curve", "status")}
-    return path_similarity(
-        fooled,
-        replace(pictures, **parts),
-        natural,
-        per_class=per_class,
-        controls={DECOY: Series(pictures.images[at])},
-        progress=progress,
     )

@@ -13,7 +13,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor, nn
 
 import featvis as fv
-from featvis import controls, damage, path_result, similarity, zoo
+from featvis import controls, damage, manipulated, path_result, similarity, zoo
 from featvis.cli import main
 from featvis.controls import rendered_paths
 from featvis.errors import FeatvisError
@@ -632,7 +632,7 @@ def test_a_fooled_subject_is_checked_like_any_other():
     gate = fv.train_gate(
         subject, small_images(204), small_images(204), train_seeds=1, test_seeds=1, hidden=1, steps=3, progress=False
     )
-    found = controls.fooled_paths(subject, natural, natural, gate, seeds=1, steps=1, per_class=4, progress=False)
+    found = manipulated.fooled_paths(subject, natural, natural, gate, seeds=1, steps=1, per_class=4, progress=False)
     assert found.series == ("visualizations", "the decoy's picture")
     assert found.subject == "small-fooled"
     assert found.layers == subject.blocks
@@ -640,6 +640,21 @@ def test_a_fooled_subject_is_checked_like_any_other():
     assert not np.allclose(found.shown[0, 0], found.shown[0, 1])
     direct = rendered_paths(subject, natural, seeds=1, steps=1, per_class=4, progress=False)
     np.testing.assert_allclose(direct.like[:, :-1], found.like[:, :-1], atol=1e-6)
+
+
+def test_a_silenced_subject_is_checked_like_any_other():
+    subject, natural = small_subject(), small_images(102)
+    found = manipulated.silenced_paths(
+        subject, natural, natural, "conv2.0", most=4, seeds=1, steps=2, per_class=6, progress=False
+    )
+    assert found.series == ("visualizations", "the original's visualizations")
+    assert found.same == "exemplars"
+    assert found.layers == ("conv1.0", "conv1.1", "conv2.0")
+    assert 3 <= len(found.groups) <= 4
+    honest = fv.render(subject, found.groups, seeds=1, steps=2, progress=False)
+    direct = path_similarity(subject, honest, natural, per_class=6, progress=False)
+    np.testing.assert_allclose(found.like, direct.like, atol=1e-6)  # silent: nothing changes for natural images
+    np.testing.assert_allclose(found.shown[0, 1, :2], direct.shown[0, 0, :2], atol=1e-6)
 
 
 @pytest.mark.parametrize(
