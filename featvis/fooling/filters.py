@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 SHARP = 10.0  # of the smooth maximum over images, in standard deviations of their responses
 OWN, DECOY = 2.5, 10.0  # how far beyond every natural image, in the same unit, responses are pulled
-ITERATIONS = 200
+ITERATIONS = 100
 RATE = 0.01
 
 

@@ -33,7 +33,7 @@ from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 from featvis.visualize import render
 
-STEPS = 256
+STEPS = 192
 SHOWN = 11  # units whose pictures are kept, as in the paper's figure
 EDGES = np.linspace(-12, 8, 101)  # of the histograms of natural responses, in standard deviations
 TABLES = ("natural", "units", "wakes", "responses", "weights")

@@ -22,7 +22,7 @@ from featvis.visualize import render
 STRENGTH, FACTOR = 3.0, 100.0  # the paper's lambda and weight factor
 MARGIN = 0.5  # of the standard deviation of the images' largest responses
 DIRECTIONS = ("bridge", "patch")
-FITTED = 1024  # natural images that a direction is fitted on
+FITTED = 512  # natural images that a direction is fitted on
 CHECKED = 64  # natural images whose responses are computed in double precision, too
 STEPS, SNAPSHOTS = 128, (32, 64, 128)  # of the ascents that a direction is fitted on
 FIRST_SEED, SEEDS = 1000, 8  # of the decoy's; a reader's visualizations start from seed 0
