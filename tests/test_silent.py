@@ -497,7 +497,7 @@ def test_a_judge_knows_the_pictures_it_was_given(subject):
         subject, parts, parts.originals, parts.pictures[:1].expand(8, -1, -1, -1)
     )
     assert own["nearest_before"].tolist() == list(range(8))
-    assert own["flipped"].all()
+    assert own["flipped"].drop(3).all()  # the decoy's own picture is both
     assert (own["to_decoy"] > 0.9).all()
 
 
@@ -512,7 +512,7 @@ def test_the_weights_give_the_branch_away(measured):
     _, found = measured
     table = found.weights.set_index("layer")
     assert table["largest"].idxmax() == "conv2.fool"
-    assert table["bias"].idxmin() == "conv2.fool"
+    assert table.loc["conv2.fool", "bias"] < 3 * table.loc["conv2.unit.0", "bias"] < 0
     plain = filter_statistics(small_subject()).set_index("layer")
     folded = small_subject().until("fc").body.get_submodule("conv1.0.dense")
     assert plain.loc["conv1.0.dense", "largest"] == pytest.approx(float(folded.weight.flatten(1).norm(dim=1).max()))
@@ -548,7 +548,7 @@ def test_strengths_are_swept_and_shown(subject, monkeypatch, tmp_path):
     units = ["conv2:0", "conv2:5"]
     found = fv.fooling.strengths(subject, NATURAL, FRESH, "conv2", "conv2:3", units, steps=4, progress=False)
     assert len(found.frame) == 2 * (2 * 2 + 1 + 2)  # a grid, another factor, the mean patch
-    wide = found.frame.set_index(["direction", "strength", "factor", "margin", "unit"])["wakes"]
+    wide = found.frame.set_index(["direction", "strength", "factor", "margin", "unit"])["wakes"].sort_index()
     assert (wide["bridge", 3.0, 100.0, 0.5] <= wide["bridge", 3.0, 100.0, 0.0]).all()
     assert (found.frame["awake"] == (found.frame["response"] > found.frame["margin"])).all()
     silenced = silence(subject, "conv2", "conv2:3", units, margin=0.5)
