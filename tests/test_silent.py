@@ -509,10 +509,13 @@ def test_histograms_hold_every_pair_of_image_and_unit(measured):
 
 
 def test_the_weights_give_the_branch_away(measured):
-    _, found = measured
+    subject, found = measured
     table = found.weights.set_index("layer")
     assert table["largest"].idxmax() == "conv2.fool"
-    assert table.loc["conv2.fool", "bias"] < 3 * table.loc["conv2.unit.0", "bias"] < 0
+    fool = branch_of(silence(subject, "conv2", "conv2:3", margin=0.25)).fool
+    lowest = (fool.bias / fool.weight.flatten(1).norm(dim=1)).min()
+    assert table.loc["conv2.fool", "bias"] == pytest.approx(float(lowest), rel=1e-4)
+    assert table.loc["conv2.fool", "norm"] > 50 * table.loc["conv2.unit.0", "norm"]
     plain = filter_statistics(small_subject()).set_index("layer")
     folded = small_subject().until("fc").body.get_submodule("conv1.0.dense")
     assert plain.loc["conv1.0.dense", "largest"] == pytest.approx(float(folded.weight.flatten(1).norm(dim=1).max()))
