@@ -173,7 +173,7 @@ def test_layer_names_are_resnets(untrained):
     modules, theirs = ({n for n, _ in s.network.named_modules()} for s in (untrained, resnet))
     assert {name for name in modules if "relu" not in name} <= theirs
     assert untrained.classes == cifar.CLASSES
-    assert untrained.layers["layer3.1"] == (128, 4, 4)
+    assert untrained.layers["layer3.1"] == (128, 8, 8)
     assert sum(p.numel() for p in untrained.network.parameters()) <= 700_000
 
 
