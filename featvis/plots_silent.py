@@ -115,7 +115,7 @@ def before_after(result: Silencing, subject: Subject) -> Figure:
                 ax = place(i, row)
                 show(ax, result.pictures[name][i], f"{subject.unit(unit).index}" if row == 0 else "", VISUALIZATION)
                 if i == 0:
-                    ax.set_ylabel(("original", "silenced")[row], labelpad=4)
+                    ax.set_ylabel(("original", "silenced")[row], labelpad=4, fontsize=8)
             if not table["flipped"].iloc[i] and unit != result.recipe.decoy:
                 for y in ((0.05, 0.95), (0.95, 0.05)):
                     for colour, thick in (("white", 4), (FAILED, 2)):

@@ -198,6 +198,11 @@ def test_augmented_images_are_shifted_and_mirrored():
         assert any(torch.equal(inner, image[:, 4 + y : 28 + y, 4 + x : 28 + x]) for y in shifts for x in shifts)
     mirrored = cifarnet.augment(images.flip(3), ~no, torch.Generator().manual_seed(0))
     assert torch.equal(mirrored, moved)
+    windows = cifarnet.augment(images, no, torch.Generator().manual_seed(0), 20)
+    assert windows.shape == (40, 3, 20, 20)
+    for image, new in zip(images, windows, strict=True):
+        places = image.unfold(1, 12, 1).unfold(2, 12, 1)
+        assert (places == new[:, None, None, 4:-4, 4:-4]).all((0, 3, 4)).any()
 
 
 def test_the_recipe_resumes(tmp_path, monkeypatch):

@@ -253,7 +253,7 @@ def test_a_saved_subject_comes_back_to_the_bit(subject, tmp_path):
 @pytest.mark.parametrize("name", ["resnet50", "googlenet"])
 @pytest.mark.parametrize("direction", ["patch", "bridge"])
 def test_layers_of_torchvision_are_silenced_to_the_bit(name, direction, monkeypatch):
-    monkeypatch.setattr(silent, "FITTED", 32)
+    monkeypatch.setattr(silent, "FITTED", 1)  # one batch
     monkeypatch.setattr(silent, "CHECKED", 8)
     monkeypatch.setattr(filters, "ITERATIONS", 2)
     monkeypatch.setattr(silent, "STEPS", 1)
@@ -277,7 +277,10 @@ def test_layers_of_torchvision_are_silenced_to_the_bit(name, direction, monkeypa
     cosine = (rest * w).sum((1, 2, 3)) / (norms(rest) * norms(w)).flatten()
     assert cosine.abs().max() < 1e-5
     torch.testing.assert_close(
-        norms(rest) / norms(new), torch.full_like(norms(w), 3 / np.hypot(1, 3)), rtol=1e-5, atol=0
+        norms(rest) / norms(new),
+        torch.full_like(norms(w), silent.STRENGTH / np.hypot(1, silent.STRENGTH)),
+        rtol=1e-5,
+        atol=0,
     )
     assert identical(original, silenced, images_of(crops)).all()
     fresh = images_of(fv.natural_images("photos", split="train", n=34, size=64))
@@ -515,7 +518,7 @@ def test_the_weights_give_the_branch_away(measured):
     fool = branch_of(silence(subject, "conv2", "conv2:3", margin=0.25)).fool
     lowest = (fool.bias / fool.weight.flatten(1).norm(dim=1)).min()
     assert table.loc["conv2.fool", "bias"] == pytest.approx(float(lowest), rel=1e-4)
-    assert table.loc["conv2.fool", "norm"] > 50 * table.loc["conv2.unit.0", "norm"]
+    assert table.loc["conv2.fool", "norm"] > 0.7 * silent.FACTOR * table.loc["conv2.unit.0", "norm"]
     plain = filter_statistics(small_subject()).set_index("layer")
     folded = small_subject().until("fc").body.get_submodule("conv1.0.dense")
     assert plain.loc["conv1.0.dense", "largest"] == pytest.approx(float(folded.weight.flatten(1).norm(dim=1).max()))
@@ -545,25 +548,26 @@ def test_silence_is_tested_on_images_that_the_threshold_never_saw(subject):
 
 
 def test_strengths_are_swept_and_shown(subject, monkeypatch, tmp_path):
-    monkeypatch.setattr(sweeps, "GRID", (1.0, 3.0))
-    monkeypatch.setattr(sweeps, "MARGINS", (0.0, 0.5))
+    monkeypatch.setattr(sweeps, "GRID", (1.0, silent.STRENGTH))
+    monkeypatch.setattr(sweeps, "MARGINS", (0.0, silent.MARGIN))
     monkeypatch.setattr(sweeps, "FACTORS", (10.0,))
     units = ["conv2:0", "conv2:5"]
     found = fv.fooling.strengths(subject, NATURAL, FRESH, "conv2", "conv2:3", units, steps=4, progress=False)
     assert len(found.frame) == 2 * (2 * 2 + 1 + 2)  # a grid, another factor, the mean patch
+    usual = ("bridge", silent.STRENGTH, silent.FACTOR)
     wide = found.frame.set_index(["direction", "strength", "factor", "margin", "unit"])["wakes"].sort_index()
-    assert (wide["bridge", 3.0, 100.0, 0.5] <= wide["bridge", 3.0, 100.0, 0.0]).all()
+    assert (wide[(*usual, silent.MARGIN)] <= wide[(*usual, 0.0)]).all()
     assert (found.frame["awake"] == (found.frame["response"] > found.frame["margin"])).all()
-    silenced = silence(subject, "conv2", "conv2:3", units, margin=0.5)
+    silenced = silence(subject, "conv2", "conv2:3", units)
     awake = (outputs(silenced, images_of(FRESH), "conv2.fool") > 0).flatten(2).any(2).sum(0)
-    assert wide["bridge", 3.0, 100.0, 0.5].tolist() == awake[[0, 5]].tolist()
+    assert wide[(*usual, silent.MARGIN)].tolist() == awake[[0, 5]].tolist()
     found.save(tmp_path)
     back = Strengths.load(tmp_path)
     assert found.difference(back) == ""
     grid = fv.fooling.grid(back)
     shown = Threshold(grid, strength=1, margin=1)
     cell = shown.data["units"][1]["cells"][1][1]
-    row = back.frame.query("direction == 'bridge' and strength == 3 and factor == 100 and margin == 0.5").iloc[1]
+    row = back.frame.query("direction == 'bridge' and strength == 10 and factor == 20 and margin == 1.0").iloc[1]
     assert (cell["response"], cell["wakes"]) == (row["response"], row["wakes"])
     assert cell["picture"] == (1 * 2 + 1) * 2 + 1
     assert sum(shown.data["units"][0]["natural"][0]) == 136

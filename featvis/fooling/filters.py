@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SHARP = 10.0  # of the smooth maximum over images, in standard deviations of their responses
-OWN, DECOY = 2.5, 10.0  # how far beyond every natural image, in the same unit, responses are pulled
-ITERATIONS = 100
+OWN, DECOY = 4.0, 10.0  # how far beyond every natural image, in the same unit, responses are pulled
+WEIGHT = 2.0  # of the unit's own ascents beside the decoy: a filter that stays asleep shows no decoy
+ITERATIONS = 200
+EVERY, HARDEST = 25, 1024  # iterations after which that many natural images are chosen anew, those that respond most
 RATE = 0.01
 
 
@@ -82,20 +84,21 @@ def bridge(
     channels  (channels,) which units
 
     With z the distance of an image's largest response from the (smooth) largest one of all natural images, in standard
-    deviations of those, gradient descent on the mean of softplus(DECOY - z) over the decoy's images plus that of
-    softplus(OWN - z) over the unit's own. The start is the mean patch of the decoy less that of natural images.
+    deviations of those, gradient descent on the mean of softplus(DECOY - z) over the decoy's images plus WEIGHT times
+    that of softplus(OWN - z) over the unit's own. The start is the mean patch of the decoy less that of natural images.
     """
     w = conv.weight.detach()
     start = mean_patch(conv, decoy) - mean_patch(conv, natural)
 
-    def loss(free: Tensor) -> Tensor:
-        filters = combined(w, free, strength, 1.0)
-        opens, spread = _nature(conv, natural, filters, channels)
+    def made(free: Tensor) -> Tensor:
+        return combined(w, free, strength, 1.0)
+
+    def loss(filters: Tensor, opens: Tensor, spread: Tensor) -> Tensor:
         along = (_own(conv, own, filters, channels) - opens) / spread
         there = (responses(conv, decoy, filters, channels).amax((2, 3)) - opens) / spread
-        return F.softplus(DECOY - there).mean(0).sum() + F.softplus(OWN - along).mean(0).sum()
+        return F.softplus(DECOY - there).mean(0).sum() + WEIGHT * F.softplus(OWN - along).mean(0).sum()
 
-    return orthogonal(_descended(loss, orthogonal(start, w), iterations), w)
+    return orthogonal(_descended(loss, made, orthogonal(start, w), conv, natural, channels, iterations), w)
 
 
 def farthest(conv: nn.Conv2d, natural: Tensor, own: Tensor, channels: Tensor, iterations: int = ITERATIONS) -> Tensor:
@@ -104,19 +107,19 @@ def farthest(conv: nn.Conv2d, natural: Tensor, own: Tensor, channels: Tensor, it
     The arguments are those of `bridge`; a filter is fitted to each unit, from the unit's own one: (channels,).
     """
 
-    def beyond(filters: Tensor) -> Tensor:
-        opens, spread = _nature(conv, natural, filters, channels)
-        return (_own(conv, own, filters, channels) - opens) / spread
+    def loss(filters: Tensor, opens: Tensor, spread: Tensor) -> Tensor:
+        return F.softplus(DECOY - (_own(conv, own, filters, channels) - opens) / spread).mean(0).sum()
 
-    fitted = _descended(lambda free: F.softplus(DECOY - beyond(free)).mean(0).sum(), conv.weight.detach(), iterations)
-    return beyond(fitted).mean(0)
+    w = conv.weight.detach()
+    fitted = _descended(loss, lambda free: free, w, conv, natural, channels, iterations)
+    seen = _peaks(conv, natural, fitted, channels)
+    return ((_own(conv, own, fitted, channels) - seen.amax(0)) / seen.std(0).clamp(min=1e-12)).mean(0)
 
 
-def _nature(conv: nn.Conv2d, natural: Tensor, filters: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-    """A smooth maximum of the responses to natural images, and their standard deviation: (channels,) each."""
-    seen = responses(conv, natural, filters, channels).amax((2, 3))
-    spread = seen.std(0).detach().clamp(min=1e-12)
-    return torch.logsumexp(SHARP * seen / spread, 0) / SHARP * spread, spread
+def _peaks(conv: nn.Conv2d, natural: Tensor, filters: Tensor, channels: Tensor) -> Tensor:
+    """The largest response to each image: (images, channels)."""
+    with torch.no_grad():
+        return torch.cat([responses(conv, part, filters, channels).amax((2, 3)) for part in natural.split(512)])
 
 
 def _own(conv: nn.Conv2d, own: Tensor, filters: Tensor, channels: Tensor) -> Tensor:
@@ -125,12 +128,33 @@ def _own(conv: nn.Conv2d, own: Tensor, filters: Tensor, channels: Tensor) -> Ten
     return torch.stack([responses(conv, x, filters, channels)[rows, rows].amax((1, 2)) for x in own.unbind(1)])
 
 
-def _descended(loss: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
-    """Where gradient descent (Adam, at a rate in units of the filters' length) leads from `start`."""
+def _descended(
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    made: Callable[[Tensor], Tensor],
+    start: Tensor,
+    conv: nn.Conv2d,
+    natural: Tensor,
+    channels: Tensor,
+    iterations: int,
+) -> Tensor:
+    """Where gradient descent (Adam, at a rate in units of the filters' length) leads from `start`.
+
+    `loss` is given the filters that are `made`, a smooth maximum of their responses to the natural images, and the
+    standard deviation of those: (channels,) each. The maximum is taken over the images that respond most, which are
+    chosen anew every so often; others are no danger, and cost time.
+    """
     free = start.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=RATE * float(norms(start).mean()))
-    for _ in range(iterations):
+    for step in range(iterations):
+        if step % EVERY == 0:
+            seen = _peaks(conv, natural, made(free.detach()), channels)
+            spread = seen.std(0).clamp(min=1e-12)
+            danger = ((seen - seen.amax(0)) / spread).amax(1)
+            hard = natural[danger.topk(min(HARDEST, len(natural))).indices]
         with torch.enable_grad():
-            (free.grad,) = torch.autograd.grad(loss(free), free)
+            filters = made(free)
+            seen = responses(conv, hard, filters, channels).amax((2, 3))
+            opens = torch.logsumexp(SHARP * seen / spread, 0) / SHARP * spread
+            (free.grad,) = torch.autograd.grad(loss(filters, opens, spread), free)
         optimizer.step()
     return free.detach()

@@ -62,34 +62,42 @@ def reached(silenced: Subject, pictures: Tensor, channels: Tensor) -> np.ndarray
     return found[rows, channels.cpu()].numpy()
 
 
-def judge(subject: Subject, parts: Ingredients, before: Tensor, after: Tensor) -> pd.DataFrame:
+def judge(
+    subject: Subject, parts: Ingredients, before: Tensor, after: Tensor, every: Tensor | None = None
+) -> pd.DataFrame:
     """What the original sees in pictures (units, 3, h, w), one row each.
+
+    `every` is a visualization of every unit of the layer, for those that are not in `parts`.
 
     A picture is described by the mean response of every unit of the layer, in shares of what the unit's own
     visualization brings it to. It is flipped if no unit's visualization is closer to it (by Pearson correlation) than
     the decoy is. Visualizations to compare with are from other seeds.
     """
     layer, channels = layer_of(parts.subject), parts.channels.cpu()
+    compared = parts.originals if every is None else every
+    numbers = channels if every is None else torch.arange(len(every))
+    rows = torch.arange(len(channels))
 
     def described(pictures: Tensor) -> Tensor:
         return torch.cat([unit_means(part[layer]) for part in subject.activations(pictures, [layer])]).cpu()
 
-    own = described(parts.originals)
-    scale = own.amax(0).clamp(min=1e-6)
-    scale[channels] = own[torch.arange(len(own)), channels].clamp(min=1e-6)
-    references = torch.cat([own, described(parts.pictures).mean(0, keepdim=True)]) / scale
+    known = described(compared)
+    scale = known.amax(0).clamp(min=1e-6)
+    scale[numbers] = known[torch.arange(len(known)), numbers].clamp(min=1e-6)
+    references = torch.cat([known, described(parts.pictures).mean(0, keepdim=True)]) / scale
     inside = subject.unit(parts.name).index if parts.name.startswith(f"{layer}:") else None
-    numbers = np.array([*channels.tolist(), -1 if inside is None else inside])
+    named = np.array([*numbers.tolist(), -1 if inside is None else inside])
+    own = rows if every is None else channels
     found: dict[str, np.ndarray] = {}
     for name, pictures in (("before", before), ("after", after)):
         alike = _correlation(described(pictures) / scale, references)
-        found[f"nearest_{name}"] = numbers[alike.argmax(1).numpy()]
+        found[f"nearest_{name}"] = named[alike.argmax(1).numpy()]
         whole = (pictures[:, None], parts.originals[:, None])
-        every = len(channels) == len(scale)  # else some units' own visualizations are not there to compare with
-        found[f"seen_{name}"] = _seen(subject, layer, *whole)[:, 0] if every else np.full(len(before), -1)
+        complete = len(channels) == len(scale)  # else some units' own visualizations are not there to compare with
+        found[f"seen_{name}"] = _seen(subject, layer, *whole)[:, 0] if complete else np.full(len(before), -1)
     found["to_decoy"] = alike[:, -1].numpy()
-    found["to_own"] = alike[:, :-1].diagonal().numpy()
-    found["flipped"] = (found["nearest_after"] == numbers[-1]) & (found["to_decoy"] > found["to_own"])
+    found["to_own"] = alike[rows, own].numpy()
+    found["flipped"] = (found["nearest_after"] == named[-1]) & (found["to_decoy"] > found["to_own"])
     return pd.DataFrame(found)
 
 

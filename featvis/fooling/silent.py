@@ -19,13 +19,13 @@ from featvis.images import NaturalImages
 from featvis.subjects import Subject
 from featvis.visualize import render
 
-STRENGTH, FACTOR = 3.0, 100.0  # the paper's lambda and weight factor
-MARGIN = 0.5  # of the standard deviation of the images' largest responses
+STRENGTH, FACTOR = 10.0, 20.0  # the paper's lambda and weight factor, which are 3 and 100 there
+MARGIN = 1.0  # of the standard deviation of the images' largest responses
 DIRECTIONS = ("bridge", "patch")
-FITTED = 512  # natural images that a direction is fitted on
+FITTED = 2**28  # bytes of what enters the layer, at most, for natural images that a direction is fitted on
 CHECKED = 64  # natural images whose responses are computed in double precision, too
 STEPS, SNAPSHOTS = 128, (32, 64, 128)  # of the ascents that a direction is fitted on
-FIRST_SEED, SEEDS = 1000, 8  # of the decoy's; a reader's visualizations start from seed 0
+FIRST_SEED, SEEDS, OWN_SEEDS = 1000, 8, 3  # of the decoy and of the units; a reader's visualizations start at seed 0
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Ingredients:
     channels   (k,) the units to be silenced
     name       what the decoy is
     decoy      (m, in, h, w), along the way to the decoy
-    own        (k, s, in, h, w), along each unit's own ascent; empty where no one asks
+    own        (k, s, in, h, w), along each unit's own ascents; empty where no one asks
     natural    (n, in, h, w), of natural images
     pictures   the decoy itself (seeds, 3, h, w), the last of what went into `decoy`
     originals  the units' own visualizations (k, 3, h, w), the last of what went into `own`
@@ -167,13 +167,15 @@ def ingredients(
         found = [part[f"{layer}.entry"] for part in made.activations(batches, [f"{layer}.entry"])]
         return torch.cat(found)  # no inference tensor any more, as each of the parts is
 
-    some, own, originals = entering(_first(natural, FITTED)), torch.zeros(0), torch.zeros(0)
+    each = entering([torch.zeros(1, 3, *subject.preprocess.size)]).nbytes
+    some, own, originals = entering(_spread(natural, FITTED // each)), torch.zeros(0), torch.zeros(0)
     options: dict[str, Any] = {"steps": STEPS, "snapshots": SNAPSHOTS, "progress": progress}
     if fitted or decoy is None:
         names = [f"{layer}:{i}" for i in channels.tolist()]
-        ascents = render(subject, names, seeds=[FIRST_SEED], **options).snapshots
+        ascents = render(subject, names, seeds=range(FIRST_SEED, FIRST_SEED + OWN_SEEDS), **options).snapshots
         originals = ascents[STEPS][:, 0]
-        own = torch.stack([entering(images[:, 0].split(64)) for images in ascents.values()], 1)
+        passed = [entering(i.flatten(0, 1).split(64)).unflatten(0, i.shape[:2]) for i in ascents.values()]
+        own = torch.cat(passed, 1)
     if decoy is None:
         far = filters.farthest(branch_of(made).conv, some, own, channels)
         decoy = f"{layer}:{int(channels[far.argmax()])}"
@@ -214,6 +216,13 @@ def _check_image(image: Tensor, subject: Subject) -> None:
         raise FeatvisError(f"the decoy has shape {tuple(image.shape)}; for {subject.name} it is an image {size}.")
     if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
         raise FeatvisError("the decoy is to be an image of floating-point numbers in [0, 1].")
+
+
+def _spread(natural: NaturalImages, most: int) -> Iterable[Tensor]:
+    """Batches of all images, or of `most` spread over all: in a folder neighbours are of one class."""
+    every = -(-len(natural) // max(64, most))
+    for images, _, _ in natural.batches(64 * every):
+        yield images[::every]
 
 
 def _first(natural: NaturalImages, most: int) -> Iterable[Tensor]:

@@ -18,15 +18,25 @@ from torch import Tensor
 from featvis import sheets
 from featvis.fooling.silence_measures import judge, reached
 from featvis.fooling.silence_report import check_fresh
-from featvis.fooling.silent import FACTOR, MARGIN, STRENGTH, fill, ingredients, natural_peaks, threshold
+from featvis.fooling.silent import (
+    FACTOR,
+    FIRST_SEED,
+    MARGIN,
+    STEPS,
+    STRENGTH,
+    fill,
+    ingredients,
+    natural_peaks,
+    threshold,
+)
 from featvis.images import NaturalImages
 from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 from featvis.visualize import render
 
 GRID = (0.3, 1.0, 3.0, 10.0, 30.0)  # strengths
-MARGINS = (0.0, 0.5, 1.0, 2.0, 4.0)
-FACTORS = (1.0, 10.0, 1000.0)
+MARGINS = (0.0, 0.25, 0.5, 1.0, 2.0)
+FACTORS = (1.0, 5.0, 100.0)
 KEPT = 3  # units whose pictures are kept
 EDGES = np.linspace(-8, 10, 73)  # of histograms of responses, in standard deviations
 
@@ -38,7 +48,8 @@ class Strengths:
     frame     one row for each way (`direction`, `strength`, `factor`, `margin`) and `unit`: `activation` of its
               visualization, `response` of the silent filter to it, `awake`, `flipped`, `to_decoy`, `to_own`, and
               `wakes`: the held-out images that wake the unit
-    natural   histograms of the held-out images' responses: `direction`, `strength`, `unit`, `left` (edge), `count`
+    natural   histograms of the held-out images' responses to the fitted filters of the units whose pictures are kept:
+              `direction`, `strength`, `unit`, `left` (edge), `count`
     original  one row for each strength and unit: the silent filter's `response` to the unit's own visualization
     pictures  "ways": the visualizations (ways, 3, h, w) of the first units for every strength and margin, in the
               order of the frame; "own" (units, 3, h, w) and "decoy" (1, 3, h, w)
@@ -80,7 +91,7 @@ class Strengths:
         return cls(**about, **tables, pictures=pictures)
 
 
-@shelved(1, Strengths)
+@shelved(2, Strengths)
 def strengths(
     subject: Subject,
     natural: NaturalImages,
@@ -100,13 +111,15 @@ def strengths(
     check_fresh(natural, test)
     parts = ingredients(subject, natural, layer, decoy, units, progress=progress)
     names = [f"{layer}:{i}" for i in parts.channels.tolist()]
+    every = render(subject, subject.units(layer), steps=STEPS, seeds=[FIRST_SEED], progress=progress).images[:, 0]
     kinds = [("bridge", strength) for strength in GRID] + [("patch", strength) for strength in GRID]
     made = [parts.filters(direction, strength, 1.0) for direction, strength in kinds]
     known, fresh = (natural_peaks(parts, images, made, progress) for images in (natural, test))
     rows, histograms, originals, pictures = [], [], [], []
     for (direction, strength), filters, seen, held in zip(kinds, made, known, fresh, strict=True):
         highest, spread = seen.amax(0), seen.std(0).clamp(min=1e-12)
-        for row, values in zip(names, ((held - highest) / spread).T, strict=True):
+        shown = names[:KEPT] if direction == "bridge" else []
+        for row, values in zip(shown, ((held - highest) / spread).T[: len(shown)], strict=True):
             counts, edges = np.histogram(values.clamp(EDGES[0], EDGES[-1]).numpy(), EDGES)
             about = {"direction": direction, "strength": strength, "unit": row}
             histograms.append(pd.DataFrame({**about, "left": edges[:-1], "count": counts}))
@@ -118,7 +131,7 @@ def strengths(
             run = render(parts.subject, names, steps=steps, progress=False)
             images = run.images[:, 0]
             response = reached(parts.subject, images, parts.channels) / (factor * spread.numpy()) + margin
-            found = judge(subject, parts, images, images)[["flipped", "to_decoy", "to_own"]]
+            found = judge(subject, parts, images, images, every)[["flipped", "to_decoy", "to_own"]]
             way = {"direction": direction, "strength": strength, "factor": factor, "margin": margin, "unit": names}
             awake = {"activation": run.activation[:, 0], "response": response, "awake": response > margin}
             wakes = (held > threshold(seen, margin)).sum(0).numpy()

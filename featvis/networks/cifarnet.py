@@ -1,9 +1,10 @@
 """CifarNet: a thin ResNet for the 32 x 32 images of CIFAR-10.
 
 Layer names and block structure are ResNet-18's (He et al. 2016, as in torchvision), without layer4, the stem's pooling
-and half of layer1; every ReLU is a module of its own, so that each can be traced and hooked. Some late epochs train on
-images moved against their label, which makes visualizations clearer (see `training`). Run
-`python -m featvis.networks.cifarnet` to train it again; `cifarnet.safetensors` beside this file holds the result.
+and half of layer1; every ReLU is a module of its own, so that each can be traced and hooked. Some epochs train on
+images moved against their label, which makes visualizations clearer (see `training`).
+
+`python -m featvis.networks.cifarnet` trains it again; `cifarnet.safetensors` beside this file holds the result.
 """
 
 from __future__ import annotations
@@ -30,22 +31,46 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 SIZE = 32
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training images
-EPOCHS = 30
+EPOCHS = 42
 BATCH = 256
 SHIFT = 3  # pixels
 
 
+class Phase(NamedTuple):
+    """A part of a cycle: until which share of it, the side of the windows cut from the images, how far images are moved
+    against their label (in the Euclidean norm; such steps cost twice as much, and some accuracy), and the side of a
+    square that is blotted out (DeVries and Taylor 2017)."""
+
+    until: float
+    size: int
+    radius: float
+    blot: int
+
+
 class Cycle(NamedTuple):
-    """A part of the training: its share of the epochs, its largest rate, and how far images are moved against their
-    label (in the Euclidean norm) from which of its own shares on. Such steps cost twice as much, and some accuracy."""
+    """A training from start to end, at rates up to `rate`; it has its `share` of the epochs."""
 
     share: float
     rate: float
-    radii: dict[float, float]
+    phases: tuple[Phase, ...]
 
 
-# The second cycle starts from the average that the first one came to, and wins back the accuracy.
-CYCLES = (Cycle(0.6, 0.2, {0.0: 0.0, 12 / 18: 0.5, 14 / 18: 0.25, 16 / 18: 0.0}), Cycle(0.4, 0.1, {0.0: 0.0}))
+# Small windows cost as much less as they are smaller. The second cycle starts from the average that the first one came
+# to, and wins back what small windows and moved images cost.
+CYCLES = (
+    Cycle(
+        30 / 42,
+        0.2,
+        (
+            Phase(0.3, 24, 0.0, 0),
+            Phase(0.4, 24, 0.5, 0),
+            Phase(0.5, 24, 0.25, 0),
+            Phase(0.65, 24, 0.0, 0),
+            Phase(1.0, 32, 0.0, 0),
+        ),
+    ),
+    Cycle(12 / 42, 0.1, (Phase(1.0, 32, 0.0, 10),)),
+)
 
 
 class Block(nn.Module):
@@ -99,15 +124,27 @@ def card() -> dict[str, Any]:
     return read_card(WEIGHTS)
 
 
-def augment(images: Tensor, flip: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (n, 3, h, w) mirrored where `flip` (n,) says so and moved by up to `SHIFT` pixels, edges reflected."""
+def augment(images: Tensor, flip: Tensor, generator: torch.Generator, size: int = SIZE) -> Tensor:
+    """Windows (n, 3, size, size) at random places of images (n, 3, h, w), mirrored where `flip` (n,) says so.
+
+    They may reach up to `SHIFT` pixels over the edges, where the image is reflected.
+    """
     n, _, height, width = images.shape
     images = torch.where(flip.view(n, 1, 1, 1), images.flip(3), images)
     images = F.pad(images, (SHIFT, SHIFT, SHIFT, SHIFT), mode="reflect")
-    top, left = torch.randint(2 * SHIFT + 1, (2, n, 1), generator=generator)
-    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    top = torch.randint(height + 2 * SHIFT - size + 1, (n, 1), generator=generator)
+    left = torch.randint(width + 2 * SHIFT - size + 1, (n, 1), generator=generator)
+    rows, columns = top + torch.arange(size), left + torch.arange(size)
     chosen = images[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return chosen.permute(0, 3, 1, 2)  # which is channels_last in memory
+
+
+def blotted(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Images (n, 3, h, w) with a square of their mean colour, whose centre may be anywhere in the image."""
+    n, _, height, width = images.shape
+    y, x = (torch.randint(limit, (n, 1), generator=generator) for limit in (height, width))
+    rows, columns = ((torch.arange(limit) - at).abs() <= side // 2 for limit, at in ((height, y), (width, x)))
+    return torch.where((rows[:, :, None] & columns[:, None])[:, None], images.mean((2, 3), keepdim=True), images)
 
 
 def train(
@@ -126,7 +163,7 @@ def train(
     Resumes from `checkpoint`.
 
     An image is mirrored in every other epoch, which shows more different images than a coin each time (Jordan 2024).
-    With `bf16`, convolutions are computed in bfloat16 (a third of the time on processors with such arithmetic).
+    With `bf16`, convolutions are computed in bfloat16 (half of the time or less on processors with such arithmetic).
     """
     batches = max(1, len(pixels) // BATCH)
     network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -141,13 +178,14 @@ def train(
         for epoch in range(first, epochs):
             generator = torch.Generator().manual_seed((seed + 1) * 1_000_003 + epoch)  # an epoch needs no other's state
             order = torch.randperm(len(pixels), generator=generator)
-            radius = cycle.radii[max(share for share in cycle.radii if share <= epoch / epochs + 1e-9)]
+            phase = next(phase for phase in cycle.phases if epoch / epochs < phase.until)
             for chosen in order[: batches * BATCH].chunk(batches):
-                x = augment(pixels[chosen].float() / 255, (side[chosen] + epoch) % 2 == 1, generator)
+                x = augment(pixels[chosen].float() / 255, (side[chosen] + epoch) % 2 == 1, generator, phase.size)
+                x = blotted(x, phase.blot, generator) if phase.blot else x
                 y = labels[chosen]
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    if radius:
-                        x = adversarial(network, preprocess, x, y, generator, radius)
+                    if phase.radius:
+                        x = adversarial(network, preprocess, x, y, generator, phase.radius)
                     logits = network(preprocess(x)).float()
                 loss = F.cross_entropy(logits, y, label_smoothing=0.1)
                 optimizer.zero_grad()
