@@ -51,8 +51,8 @@ class Player(Page):
 
     def ready(self) -> str:
         """The trial on the screen, once its images are there."""
-        wait_for(lambda: self.js("return root.querySelector('.trial[data-ready]')"), why="showing a trial")
-        return self.js("return root.querySelector('.trial').dataset.trial")
+        shown = "return root.querySelector('.trial[data-ready]')?.dataset.trial"  # at once, or the next trial may come
+        return wait_for(lambda: self.js(shown), why="showing a trial")
 
     @property
     def said(self) -> str:
