@@ -40,7 +40,15 @@ def ranks(rows: Tensor) -> Tensor:
         return _ranks_by_torch(rows)
     found = np.empty(rows.shape, np.float32)
     for row, out in zip(rows.contiguous().numpy(), found, strict=True):
-        _rank(row, out)
+        positive = np.flatnonzero(row > 0)
+        zeros = len(row) - len(positive)
+        if zeros > 1 and row.min() == 0:  # behind a ReLU half of a row or more is 0: one rank, and nothing to sort
+            out.fill((zeros + 1) / 2)
+            inner = np.empty(len(positive), np.float32)
+            _rank(row[positive], inner)
+            out[positive] = inner + np.float32(zeros)
+        else:
+            _rank(row, out)
     return torch.from_numpy(found)
 
 
