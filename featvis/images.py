@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -230,7 +231,7 @@ class FolderImages(_Stream):
         except _BROKEN as error:
             raise FeatvisError(f"{id}: not a readable image ({type(error).__name__})") from error
 
-    @property
+    @cached_property  # it looks at every file
     def fingerprint(self) -> str:
         stats = [(str(f.relative_to(self.folder)), f.stat().st_size) for f in self._files]
         return _digest("folder", self.size, stats)
