@@ -107,6 +107,7 @@ def spearman() -> list[dict]:
     return [
         {
             "method": name,
+            "threads": torch.get_num_threads(),
             "seconds": seconds,
             "times_featvis": seconds / best["featvis"],
             "beyond_the_input_mib": peaks.get(name, float("nan")),
