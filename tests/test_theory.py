@@ -396,3 +396,25 @@ def test_on_average_the_bump_vanishes_and_the_plateau_does_not():
     assert (frame["all"] <= frame["all_high"]).all()
     assert (frame["all"] <= frame["worst"] + 1e-9).all()
     assert np.isfinite(frame.drop(columns="class").to_numpy(float)).all()
+
+
+@pytest.mark.parametrize("order", [1, 2, float("inf")])
+def test_hats_fill_the_space_between_their_centres_and_no_more(order):
+    """Wider ones could overlap and lift a member above its maximum; narrower ones would be right, but not the claim."""
+    centres = torch.rand(6, 3, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    nearest = min(float(torch.linalg.vector_norm(a - b, order)) for i, a in enumerate(centres) for b in centres[:i])
+    assert 2 * made.spacing(centres, order) == pytest.approx(nearest)
+    for klass in (theory.ReluNetworks(), theory.PiecewiseAffine()):
+        hats = klass._made(centres, torch.rand(6, dtype=torch.double))
+        assert 0.9 < hats.radius / made.spacing(centres, klass.order) < 1
+
+
+def test_a_convex_spread_leaves_natural_points_to_the_gauge():
+    klass, domain = theory.Convex(), theory.Convex().domain(4)
+    _, seen = klass.sample(4, seed=3)
+    natural = domain.draw(60, torch.Generator().manual_seed(5))[:30]
+    low, high = klass.spread(seen, torch.cat([natural, seen.at_max[None]]), margin=0.2)
+    assert at(low, seen.at_max) == at(high, seen.at_max) == 1
+    gauge = made.Gauge(seen.at_min)(natural)
+    torch.testing.assert_close(low(natural), 0.1 * gauge)
+    torch.testing.assert_close(high(natural), 0.9 * gauge)

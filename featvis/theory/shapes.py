@@ -84,8 +84,8 @@ class Convex(FunctionClass):
         return Blend(hinge, gauge, low / whole), Blend(hinge, gauge, high / whole)
 
     def spread(self, seen: Extrema, natural: Tensor, margin: float = MARGIN) -> tuple[Function, Function]:
-        apart = torch.cat([natural, seen.at_min[None]]) - seen.at_max
-        hinge, gauge = Hinge(seen.at_max, 0.99 * float(apart.abs().sum(1).min())), Gauge(seen.at_min)
+        far = (torch.cat([natural, seen.at_min[None]]) - seen.at_max).abs().sum(1)
+        hinge, gauge = Hinge(seen.at_max, 0.99 * float(far[far > 0].min())), Gauge(seen.at_min)
         return Blend(hinge, gauge, margin / 2), Blend(hinge, gauge, 1 - margin / 2)
 
     def _violation(self, f: Function, seen: Extrema, points: Tensor, generator: torch.Generator) -> str:
