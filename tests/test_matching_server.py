@@ -25,6 +25,7 @@ import pytest
 
 import featvis as fv
 from featvis.cli import main
+from featvis.errors import FeatvisError
 from featvis.matching import analysis
 from featvis.matching.experiment.store import Refused, Store
 from featvis.matching.trials import design
@@ -37,7 +38,9 @@ pytest.importorskip("uvicorn", reason=REASON)
 httpx = pytest.importorskip("httpx", reason=REASON)
 export = importlib.import_module("featvis.matching.experiment.export")
 jspsych = importlib.import_module("featvis.matching.experiment.jspsych")
-app = importlib.import_module("featvis.matching.experiment.server").app
+app, operator_token = (
+    getattr(importlib.import_module("featvis.matching.experiment.server"), name) for name in ("app", "operator_token")
+)
 
 
 @pytest.fixture
@@ -67,9 +70,9 @@ def state_of(client, token: str) -> dict:
     return client.get(f"/api/{token}/state").json()
 
 
-def post(client, token: str, given: object) -> tuple[int, dict]:
+def post(client, token: str, given: object, what: str = "answers") -> tuple[int, dict]:
     response = client.post(
-        f"/api/{token}/answers", content=given if isinstance(given, (str, bytes)) else json.dumps(given)
+        f"/api/{token}/{what}", content=given if isinstance(given, (str, bytes)) else json.dumps(given)
     )
     return response.status_code, response.json()
 
@@ -149,7 +152,8 @@ def test_nobody_answers_for_somebody_else(served):
     [
         {"match": [0, 0, 1]}, {"match": [0, 1]}, {"match": "012"}, {"match": [True, False, 2]}, {"match": [0.0, 1, 2]},
         {"confidence": 0}, {"confidence": 4}, {"confidence": "3"}, {"confidence": True}, {"rt": -1}, {"rt": "fast"},
-        {"rt": None}, {"rt": 1e12}, {"moves": True}, {"position": -1}, {"position": 10**6}, {"position": "0"},
+        {"rt": None}, {"rt": 1e12}, {"rt": 10**400}, {"moves": True}, {"position": -1}, {"position": 10**6},
+        {"position": "0"},
         {"id": "short"}, {"id": "<script>alert(1)</script>"}, {"id": 5}, {"extra": 1}, {"trial": "01-005"},
     ],
     ids=str,
@@ -194,9 +198,25 @@ def test_free_text_is_data_and_never_a_formula_or_markup(served):
     for wrong in (
         {"kind": "comment", "data": {"text": "x" * 2001}}, {"kind": "comment", "data": {"text": 5}},
         {"kind": "other", "data": {}}, {"kind": "comment"}, [], {"kind": "consent", "data": {"agreed": "yes"}},
-        {"kind": [], "data": {}},
+        {"kind": [], "data": {}}, {"kind": "comment", "data": {"text": "\ud800"}},
     ):  # fmt: skip
-        assert client.post(f"/api/{tokens[0]}/events", json=wrong).status_code == 422
+        assert post(client, tokens[0], json.dumps(wrong), "events")[0] == 422
+    given = {"kind": "comment", "data": {"text": texts[-1]}}
+    assert client.post(f"/api/{tokens[0]}/events", json=given).status_code == 200  # sent again: it counts once
+    assert store.participants()[0]["comment"] == comment
+    many = [{"kind": "comment", "data": {"text": str(i)}} for i in range(20)]
+    assert {post(client, tokens[0], one, "events")[0] for one in many} == {200, 429}
+
+
+def test_a_cut_short_operator_s_token_opens_nothing(folder):
+    (folder / "operator.txt").write_text("")
+    with pytest.raises(FeatvisError, match="holds 0 characters"):
+        operator_token(folder)
+    (folder / "operator.txt").unlink()
+    token = operator_token(folder)
+    assert len(token) >= 32
+    assert (folder / "operator.txt").stat().st_mode & 0o777 == 0o600
+    assert operator_token(folder) == token
 
 
 def test_consent_counts_only_if_given(served):

@@ -6,6 +6,7 @@ import hmac
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from featvis.matching.experiment.store import Refused, Store
 HERE = Path(__file__).parent
 LARGEST = 16_384  # bytes of a request
 OPERATOR = "operator.txt"
+SHORTEST = 32  # characters of the operator's token
 STATIC = ("matching.js", "matching.css", "session.js", "session.css")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -131,9 +133,17 @@ def operator_token(folder: Path) -> str:
     """The token that opens the results, made on first use and readable by nobody else."""
     file = folder / OPERATOR
     if not file.exists():
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(secrets.token_urlsafe(32))
-    return file.read_text().strip()
+        handle, unfinished = tempfile.mkstemp(dir=folder)  # readable by its owner alone
+        try:
+            with os.fdopen(handle, "w") as out:
+                out.write(secrets.token_urlsafe(32))
+            os.replace(unfinished, file)  # whole or not at all: an empty token would open the results to everybody
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
+    token = file.read_text().strip()
+    if len(token) < SHORTEST:
+        raise FeatvisError(f"{file} holds {len(token)} characters; the operator's token has {SHORTEST} or more.")
+    return token
 
 
 def serve(folder: Path, participants: int, host: str, port: int) -> None:

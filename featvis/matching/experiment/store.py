@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -26,6 +25,7 @@ FILE = "answers.sqlite"
 TEXTS = "texts.json"
 EVENTS = {"consent": ("agreed", bool), "comment": ("text", str)}
 LONGEST = 2000  # characters of a comment
+MOST_EVENTS = 20  # of a kind, that a participant may send
 NUMBERS = {"rt": 1e9, "first": 1e9, "away": 1e9, "moves": 1e6, "width": 1e6}  # fields of an answer and their largest
 
 SCHEMA = """
@@ -166,8 +166,16 @@ class Store:
             raise Refused(422, f"A {kind} has {name} and nothing else.")
         if isinstance(data[name], str) and len(data[name]) > LONGEST:
             raise Refused(422, f"A comment has at most {LONGEST} characters.")
+        if isinstance(data[name], str) and not _is_text(data[name]):
+            raise Refused(422, "A comment is text that can be written as UTF-8.")
         with self._writing() as db:
             row = (participant, kind, json.dumps(data), time.time())
+            told = "SELECT data FROM events WHERE participant = ? AND kind = ? ORDER BY rowid DESC"
+            before = [data for (data,) in db.execute(told, row[:2])]
+            if before[:1] == [row[2]]:
+                return {"stored": True}  # sent again, because the reply was lost
+            if len(before) >= MOST_EVENTS:
+                raise Refused(429, f"A participant has at most {MOST_EVENTS} events of a kind.")
             db.execute("INSERT INTO events (participant, kind, data, received) VALUES (?, ?, ?, ?)", row)
         return {"stored": True}
 
@@ -252,10 +260,18 @@ def checked(given: Any, order: tuple[Trial, ...]) -> tuple[str, int, str]:
         raise Refused(422, "The confidence is 1, 2 or 3.")
     for name, most in NUMBERS.items():
         value = given[name]
-        if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= most:
+        if type(value) not in (int, float) or not 0 <= value <= most:  # which no infinity and no nan is
             raise Refused(422, f"{name} is a number from 0 to {most:g}.")
     rest = {name: given[name] for name in ("match", "confidence", *NUMBERS)}
     return id, position, json.dumps(rest)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which no table could be written with
+        return False
+    return True
 
 
 def read_texts(file: Path) -> dict[str, Any]:
