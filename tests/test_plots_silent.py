@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from featvis import plots_silent as plots
-from featvis.fooling import Recipe, Silencing, Strengths, Survey
+from featvis.fooling import Recipe, Silencing, Strengths, Survey, silent
 from featvis.plots import INK, NATURAL, VISUALIZATION
 from tests.small import small_subject
 
@@ -151,10 +151,19 @@ def test_the_survey_counts_by_layer() -> None:
 
 
 def test_shares_of_flipped_units_have_their_intervals() -> None:
-    ways = [("bridge", s, 100.0, 0.5) for s in (1.0, 3.0)] + [("patch", s, 100.0, 0.5) for s in (1.0, 3.0)]
-    ways += [("bridge", 3.0, 10.0, 0.5), ("bridge", 3.0, 100.0, 2.0)]
+    usual = (silent.FACTOR, silent.MARGIN)
+    ways = [(kind, s, *usual) for kind in ("bridge", "patch") for s in (1.0, silent.STRENGTH)]
+    ways += [("bridge", silent.STRENGTH, 2 * silent.FACTOR, silent.MARGIN)]
+    ways += [("bridge", silent.STRENGTH, silent.FACTOR, 4 * silent.MARGIN)]
     rows = [
-        {"direction": d, "strength": s, "factor": f, "margin": m, "unit": u, "flipped": d == "bridge" and s > u}
+        {
+            "direction": d,
+            "strength": s,
+            "factor": f,
+            "margin": m,
+            "unit": u,
+            "flipped": d == "bridge" and u < (1 if s == 1 else 3),
+        }
         for d, s, f, m in ways
         for u in range(4)
     ]
@@ -167,8 +176,8 @@ def test_shares_of_flipped_units_have_their_intervals() -> None:
     assert (to_hex(fitted[0].get_color()), to_hex(patch[0].get_color())) == (VISUALIZATION, INK)
     expected = binomtest(3, 4).proportion_ci(method="wilson")
     assert fitted[2][0].get_segments()[1][:, 1] == pytest.approx([expected.low, expected.high])
-    assert [t.get_text() for t in by_factor.get_xticklabels()] == ["10", "100"]
-    assert [t.get_text() for t in by_margin.get_xticklabels()] == ["0.5", "2"]
+    assert [t.get_text() for t in by_factor.get_xticklabels()] == [f"{f * silent.FACTOR:g}" for f in (1, 2)]
+    assert [t.get_text() for t in by_margin.get_xticklabels()] == [f"{m * silent.MARGIN:g}" for m in (1, 4)]
     words(figure)
 
 
