@@ -165,6 +165,7 @@ def test_shares_of_flipped_units_have_their_intervals() -> None:
             "flipped": d == "bridge" and u < (1 if s == 1 else 3),
         }
         for d, s, f, m in ways
+        for n in [1 if s == 1 else 3]
         for u in range(4)
     ]
     result = Strengths("conv2", "conv2:1", 50, pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {})
