@@ -254,7 +254,7 @@ def test_the_committed_weights_are_small_and_good():
     card = cifarnet.card()
     assert cifarnet.WEIGHTS.stat().st_size <= 3_000_000
     assert card["test_images"] == 10_000
-    assert card["accuracy"] >= 0.89
+    assert card["accuracy"] >= 0.9
     assert card["ci_low"] < card["accuracy"] < card["ci_high"]
     network = fv.load("cifarnet", device="cpu").network
     assert card["parameters"] == sum(p.numel() for p in network.parameters())

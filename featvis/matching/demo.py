@@ -79,7 +79,7 @@ class Demo:
         return cls(trials, about["answers"], dict(zip(keys, images, strict=True)))
 
 
-@shelved(2, Demo)
+@shelved(1, Demo)
 def demo(subject: Subject, natural: NaturalImages, stimuli: Stimuli, *, seed: int = 0, progress: bool = True) -> Demo:
     """Both kinds of trial, one and three images in a row, early, middle and late: twelve trials in random order."""
     made = design(stimuli, lists=1, numbers=(1, 3), practice=0, catch=0, seed=seed)

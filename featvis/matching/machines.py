@@ -60,7 +60,7 @@ def observers(subject: Subject, natural: NaturalImages, made: Design, stimuli: S
     return {name: alike(bank) for name, bank in machine_features(subject, pictures, another).items()}
 
 
-@shelved(2, Answers)
+@shelved(1, Answers)
 def machine_answers(
     subject: Subject,
     natural: NaturalImages,
