@@ -556,6 +556,16 @@ def test_simulate_writes_answers_that_analyze_reads(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_study_with_answers_is_not_made_anew(tmp_path, capsys):
+    (tmp_path / "answers.sqlite").write_bytes(b"kept")
+    (tmp_path / "trials.json").write_text("kept")
+    with pytest.raises(SystemExit) as stop:
+        main(["match", "generate", "--quiet", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "a study that has answers" in capsys.readouterr().err
+    assert (tmp_path / "trials.json").read_text() == "kept"
+
+
 def test_generate_makes_a_study_that_can_be_served(tmp_path):
     out = tmp_path / "study"
     main(

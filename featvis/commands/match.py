@@ -50,6 +50,7 @@ def _generate_arguments(part: argparse.ArgumentParser) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     from featvis.matching import design, experiment, images_of, trials
+    from featvis.matching.experiment.store import FILE as ANSWERS
     from featvis.matching.stimuli import gather
     from featvis.shelf import Shelf
     from featvis.zoo import load
@@ -58,6 +59,8 @@ def _generate(options: argparse.Namespace) -> None:
     source = options.images or DEFAULT_IMAGES.get(options.subject)
     if source is None:
         raise FeatvisError(f"exemplars of {subject.name} need natural images: give --images FOLDER.")
+    if (options.out / ANSWERS).exists():
+        raise FeatvisError(f"{options.out} holds a study that has answers; give another folder to --out.")
     natural = images_of(source, subject.preprocess.size[0])
     say_skipped(natural.skipped)
     with whole_folder(options.out) as out:

@@ -315,7 +315,7 @@ def test_refusing_and_wrong_links_are_told(player, study):
     player.driver.get(server.links[1])
     wait_for(lambda: "take part" in player.find("h3").text, why="asking for consent")
     player.all("button")[1].click()
-    wait_for(lambda: "Nothing was recorded" in player.find(".page").text, why="accepting the refusal")
+    wait_for(lambda: "Only your refusal was recorded" in player.find(".page").text, why="accepting the refusal")
     player.driver.get(f"{server.url}/p/unknown")
     wait_for(lambda: "not valid" in player.find("h3").text, why="refusing the link")
 

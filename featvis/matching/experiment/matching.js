@@ -198,7 +198,7 @@ export async function run(el, study, store) {
     const refused = await page(el, "Do you want to take part?", study.consent, ["I agree", "No, thank you"]);
     await store.event?.("consent", { agreed: !refused });
     if (refused) {
-      page(el, "Thank you", ["Nothing was recorded. You can close this page."], []);
+      page(el, "Thank you", ["Only your refusal was recorded. You can close this page."], []);
       return false;
     }
   }
