@@ -207,6 +207,13 @@ def test_a_dead_unit_gets_a_gradient_through_the_branch_as_through_any_relu(subj
     assert weight > 0
 
 
+def test_a_direction_is_fitted_on_images_from_all_over(subject):
+    images = images_of(NATURAL)
+    for most in (10**6, 70, 64):
+        every = -(-len(images) // most)
+        assert torch.equal(torch.cat(list(silent._spread(NATURAL, most))), images[::every])
+
+
 def test_only_the_units_asked_for_are_silenced(subject):
     silenced = silence(subject, "conv2", "conv2:3", ["conv2:5", "conv2:1"])
     assert branch_of(silenced).recipe.units == (1, 5)

@@ -220,9 +220,11 @@ def _check_image(image: Tensor, subject: Subject) -> None:
 
 def _spread(natural: NaturalImages, most: int) -> Iterable[Tensor]:
     """Batches of all images, or of `most` spread over all: in a folder neighbours are of one class."""
-    every = -(-len(natural) // max(64, most))
-    for images, _, _ in natural.batches(64 * every):
-        yield images[::every]
+    every, before = -(-len(natural) // max(64, most)), 0
+    for images, _, _ in natural.batches(64):
+        if len(some := images[-before % every :: every]):
+            yield some
+        before += len(images)
 
 
 def _first(natural: NaturalImages, most: int) -> Iterable[Tensor]:
