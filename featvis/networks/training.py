@@ -150,9 +150,20 @@ def hits(network: nn.Module, preprocess: Preprocess, images: NaturalImages) -> t
     return torch.cat(right).double(), torch.cat(labels)
 
 
-def write(network: nn.Module, facts: dict[str, Any], file: Path) -> None:
-    """Weights as safetensors, with what is known about them as their card."""
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+def in_half(network: nn.Module) -> nn.Module:
+    """The same network with all weights rounded to 16 bits, in place, as `write` stores them with `half`."""
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+    return network
+
+
+def write(network: nn.Module, facts: dict[str, Any], file: Path, half: bool = False) -> None:
+    """Weights as safetensors, with what is known about them as their card; with `half` in 16 bits."""
+    state = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
     save_file(state, file, {"card": json.dumps(facts)})
 
 
