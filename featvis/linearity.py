@@ -31,6 +31,7 @@ MEASURES = ("bend", "unexplained", "turn")
 DECODERS = ("pixels", "look")
 SOURCES = ("visualization", "exemplar")
 RESAMPLES = 4000
+ROUNDING = 1e-4  # a bend of less is that of an affine unit in single precision
 
 
 def paths(subject: Subject, unit: str, low: Tensor, high: Tensor, points: int = POINTS) -> dict[str, float]:
@@ -111,13 +112,17 @@ class Linearity:
     def frame(self) -> pd.DataFrame:
         return self.table
 
+    @property
+    def used(self) -> pd.DataFrame:
+        """The units that respond and are not affine: ranks of rounding errors would say nothing."""
+        return self.table[(self.table["status"] == "ok") & ~(self.table["bend"] <= ROUNDING)]
+
     def correlations(self) -> pd.DataFrame:
         """Rank correlation over units of each measure with each success; layers are removed before (see `within`).
 
         Intervals are 95 % bootstraps over units; `p` is from permuting units within layers, `adjusted` after Holm.
         """
-        used = self.table[self.table["status"] == "ok"]
-        rows = []
+        used, rows = self.used, []
         for measure in MEASURES:
             for success in (f"{source} {decoder}" for source in SOURCES for decoder in DECODERS):
                 part = used[["layer", measure, success]].dropna()

@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
 from featvis.linearity import MEASURES, Linearity, within
 from featvis.plots import INK, NATURAL, VISUALIZATION, _style, interval, show
@@ -32,38 +33,61 @@ NAMES = {
     "unexplained": "share that a line leaves unexplained",
     "turn": "turn of the gradient",
 }
-SHADES = LinearSegmentedColormap.from_list("shades", ["#f7f7f9", "#efc4a5", "#e58a55"])
 
 
-def pairs(rows: Sequence[FunctionClass], seen: Sequence[Extrema], points: Sequence[float]) -> Figure:
-    """For each class of one variable its pair at x: two functions, the extrema that they share, and all that is
-    possible."""
+def pairs(rows: Sequence[FunctionClass], seen: Sequence[Extrema], points: Sequence[Any]) -> Figure:
+    """For each class its pair at x: two functions, the extrema that they share, and all that is possible.
+
+    Functions of one variable are drawn as curves, functions of two by the lines on which they are 1/4, 1/2 and 3/4.
+    """
     columns = min(3, len(rows))
     lines = -(-len(rows) // columns)
-    y = torch.linspace(0, 1, 801, dtype=torch.double)
     with _style():
-        figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, 1.9 * lines + 0.35), squeeze=False, sharey=True)
+        figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, 1.9 * lines + 0.35), squeeze=False)
         for ax, klass, known, x in zip(axes.flat, rows, seen, points, strict=False):
-            pair = klass.pair(known, torch.tensor([x]))
-            special = torch.cat([known.knots[0][:, 0], pair.x])
-            dense = torch.cat([y, special]).sort().values
-            smooth = y if klass.row == "D1" else dense  # a single changed point is drawn as a dot
-            found = klass.bounds(known, y[:, None])
-            ax.fill_between(y, found.low, found.high, color=POSSIBLE, lw=0, gid="possible")
-            for function, colour, dashes in ((pair.low, ONE, "-"), (pair.high, OTHER, DASHED)):
-                line = function(smooth[:, None])
-                ax.plot(smooth, line, color=colour, ls=dashes, lw=1.8)
-                ax.plot([x], function(pair.x[None]), "o", color=colour, ms=5, mec="white", zorder=4)
-            ax.plot(known.at_min, [known.low], "v", color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
-            ax.plot(known.at_max, [known.high], "^", color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
-            ax.axvline(x, color=INK, lw=0.8, ls=":")
-            ax.set_title(f"{klass.row}: {klass.name}", fontsize=8.5)
-            ax.set(xlim=(0, 1), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+            panel = _line if known.dimension == 1 else _plane
+            panel(ax, klass, known, torch.atleast_1d(torch.as_tensor(x, dtype=torch.double)))
+            ax.set_title(f"{klass.row}: {klass.name}", fontsize=8)
+            ax.set(xlim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         for ax in axes.flat[len(rows) :]:
             ax.axis("off")
         _legend(figure)
         figure.tight_layout(pad=0.5, rect=(0, 0.3 / figure.get_figheight(), 1, 1))
     return figure
+
+
+def _line(ax: Axes, klass: FunctionClass, known: Extrema, x: Tensor) -> None:
+    pair = klass.pair(known, x)
+    y = torch.linspace(0, 1, 801, dtype=torch.double)
+    dense = torch.cat([y, known.knots[0][:, 0], pair.x]).sort().values
+    smooth = y if klass.row == "D1" else dense  # a single changed point is drawn as a dot
+    found = klass.bounds(known, y[:, None])
+    ax.fill_between(y, found.low, found.high, color=POSSIBLE, lw=0, gid="possible")
+    for function, colour, dashes in ((pair.low, ONE, "-"), (pair.high, OTHER, DASHED)):
+        ax.plot(smooth, function(smooth[:, None]), color=colour, ls=dashes, lw=1.8)
+        ax.plot(x, function(pair.x[None]), "o", color=colour, ms=5, mec="white", zorder=4)
+    ax.plot(known.at_min, [known.low], "v", color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
+    ax.plot(known.at_max, [known.high], "^", color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
+    ax.axvline(float(x), color=INK, lw=0.8, ls=":")
+    ax.set_ylim(-0.04, 1.04)
+
+
+def _plane(ax: Axes, klass: FunctionClass, known: Extrema, x: Tensor) -> None:
+    pair = klass.pair(known, x)
+    ticks = torch.linspace(0, 1, 101, dtype=torch.double)
+    grid = torch.cartesian_prod(ticks, ticks)
+    inside = klass.domain(2).inside(grid)
+    width = torch.full((len(grid),), torch.nan, dtype=torch.double)
+    width[inside] = klass.bounds(known, grid[inside]).width
+    shades = LinearSegmentedColormap.from_list("open", ["#f4f4f7", POSSIBLE, "#a9adb8"])
+    ax.imshow(width.view(101, 101).T, origin="lower", extent=(0, 1, 0, 1), cmap=shades, vmin=0, vmax=1, gid="possible")
+    for function, colour, dashes in ((pair.low, ONE, "-"), (pair.high, OTHER, DASHED)):
+        values = torch.where(inside, function(grid), torch.nan).view(101, 101).T
+        ax.contour(ticks, ticks, values, (0.25, 0.5, 0.75), colors=colour, linestyles=[dashes], linewidths=1.8)
+    ax.plot(*x, "o", color=INK, ms=5, mec="white", zorder=4)
+    for end, mark in ((known.at_min, "v"), (known.at_max, "^")):
+        ax.plot(*end, mark, color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
+    ax.set(ylim=(0, 1), aspect="equal")
 
 
 def _legend(figure: Figure) -> None:
@@ -196,7 +220,7 @@ def linear_unit(found: Structured, label: str) -> Figure:
         layout = figure.add_gridspec(1, 7, width_ratios=(1, 0.32, 1.2, 0.08, 1, 0.32, 1.2), wspace=0.05)
         for column, domain in ((0, "box"), (4, "ball")):
             image = found.pictures[f"linear {domain}"][0]
-            if domain == "ball":  # so close to grey that nothing would be seen
+            if domain == "ball":  # its largest weights alone would fill the range
                 image = 0.5 + 0.2 * (image - 0.5) / (image - 0.5).std()
             show(figure.add_subplot(layout[0, column]), image, f"maximum on\nthe {domain}", VISUALIZATION)
             ax = figure.add_subplot(layout[0, column + 2])
@@ -244,7 +268,7 @@ def reading(found: Structured) -> Figure:
 def straightness(found: Linearity, measure: str, success: str) -> Figure:
     """Units, layer by layer: how bent their paths are and how well extrema predict them; then the same as ranks inside
     each layer, where depth has no part in it."""
-    used = found.table[found.table["status"] == "ok"].dropna(subset=[measure, success])
+    used = found.used.dropna(subset=[measure, success])
     layers = list(dict.fromkeys(used["layer"]))
     depth = used["layer"].map(layers.index) / max(1, len(layers) - 1)
     every = found.correlations()

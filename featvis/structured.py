@@ -4,8 +4,10 @@ linear      one layer
 monotone    all weights positive: every output rises with every pixel
 lipschitz   orthonormal weights and sorting units (Anil et al. 2019): every output has slope 1 at most
 free        as large, without any constraint
+ball-...    linear or free, but blind to contrast: sees each image's point on the sphere around grey
 
-Their outputs are visualized on the box of all images, and on the Euclidean ball inside it.
+Their outputs are visualized on the box of all images, and on the Euclidean ball inside it. Natural images lie in the
+box and far outside of the ball; only the last two kinds are trained on, and asked about, points of the ball itself.
 """
 
 from __future__ import annotations
@@ -37,11 +39,12 @@ from featvis.theory.functions import Along
 from featvis.visualize import Nothing, Pixels, render
 from featvis.visualize.parameterizations import Size
 
-KINDS = ("linear", "lipschitz", "monotone", "free")
+KINDS = ("linear", "lipschitz", "monotone", "free", "ball-linear", "ball-free")
 DOMAINS = ("box", "ball")
 HIDDEN, BATCH, RATE = 96, 128, 2e-3
 USUAL = 3 * 32 * 32  # inputs for which RATE is meant
 FOUND = 0.01  # of a unit's range: how far extrema that ascent has found may be from the true ones
+UNTIED = ("lipschitz", "monotone", "free")  # what they do on the ball binds them nowhere else, where the images are
 SHARPNESS = 8.0  # of the softmax of outputs that cannot rise fast by themselves
 
 
@@ -53,10 +56,20 @@ class SortPairs(nn.Module):
         return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], 1)
 
 
+class OnSphere(nn.Module):
+    """Images as their directions from grey, all of the length that a pattern of ±1 would have: (n, d) -> (n, d)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return math.sqrt(x.shape[1]) * F.normalize(x - MIDDLE, dim=1)
+
+
 def build(kind: str, inputs: int, outputs: int) -> nn.Sequential:
     """An untrained network on images of `inputs` numbers. Raises FeatvisError for an unknown kind."""
     if kind not in KINDS:
         raise FeatvisError(f"there is no structured network {kind!r}; there are {listed(KINDS)}.")
+    if kind.startswith("ball-"):
+        flatten, *rest = build(kind.removeprefix("ball-"), inputs, outputs)
+        return nn.Sequential(flatten, OnSphere(), *rest)
     if kind == "linear":
         return nn.Sequential(nn.Flatten(), nn.Linear(inputs, outputs))
     unit = {"free": nn.ReLU, "lipschitz": SortPairs, "monotone": nn.Tanh}[kind]
@@ -143,11 +156,13 @@ class Structured:
 
     table     one row for each network (`network`, `seed`), domain of its visualizations (`domain`) and `unit`:
               `accuracy` of the network on the test images; `line`, the squared correlation there with what the affine
-              function with these extrema gives; and, where its class has bounds, `certified`, the error that they
-              allow, and `error`, that of their middle, both as means over the test images in units of the output's
-              range there, and `outside`, the share of test images beyond the bounds
+              function with these extrema gives (0 where that runs the wrong way); and, where its class has bounds,
+              `open`, their mean width over the test images on the scale of the extrema, `certified`, the error that
+              they allow, and `error`, that of their middle, both as means in units of the output's range on the test
+              images, and `outside`, the share of test images beyond the bounds
     scatter   `network`, `domain`, `actual` and `predicted` (by that affine function) for one unit, on 400 images
-    pictures  "network domain" -> visualizations (2, 3, h, w) of that unit's maximum and minimum
+    pictures  "network domain" -> visualizations (2, 3, h, w) of that unit's maximum and minimum; those on the ball,
+              which hardly differ from grey, with their contrast stretched as far as it goes
     """
 
     table: pd.DataFrame = field(repr=False)
@@ -168,7 +183,7 @@ class Structured:
             getattr(self, name).to_csv(folder / f"{name}.csv", index=False, float_format="%.4g")
         every = torch.cat(list(self.pictures.values()))
         (folder / "about.json").write_text(json.dumps({"names": list(self.pictures), "size": list(every.shape[-2:])}))
-        sheets.write(folder / "pictures.webp", every, 70)
+        sheets.write(folder / "pictures.webp", every, sheets.LOSSLESS)  # what looks like noise shows the weights
 
     @classmethod
     def load(cls, folder: Path) -> Structured:
@@ -178,7 +193,7 @@ class Structured:
         return cls(pd.read_csv(folder / "table.csv"), pd.read_csv(folder / "scatter.csv"), pictures)
 
 
-@shelved(1, Structured)
+@shelved(2, Structured)
 def structured(
     subject: Subject,
     train_images: NaturalImages,
@@ -216,7 +231,7 @@ def structured(
                 rows.append({"network": kind, "domain": domain, "seed": seed, "unit": i, "accuracy": accuracy, **row})
                 if i == unit and seed == 0:
                     scatters.append(_kept(kind, domain, actual[:, i], line))
-                    pictures[f"{kind} {domain}"] = torch.stack([high[i], low[i]]).float()
+                    pictures[f"{kind} {domain}"] = _stretched(torch.stack([high[i], low[i]]).float(), domain)
         named.network.float()
     return Structured(pd.DataFrame(rows), pd.concat(scatters, ignore_index=True), pictures)
 
@@ -243,15 +258,18 @@ def _measured(
     ends = torch.stack([at_min, at_max]).flatten(1)
     with torch.no_grad():
         low, high = network(ends)[:, i].tolist()
+    if kind.startswith("ball-"):  # the points that the rest of the network sees
+        ends, x = OnSphere()(ends), OnSphere()(x)
     line = low + (high - low) * Along(ends[0], ends[1])(x)
-    row = {"line": float(torch.corrcoef(torch.stack([line, actual]))[0, 1] ** 2)}
-    if domain == "ball" and kind != "linear":  # the images lie outside of it, and nothing binds the unit there
+    row = {"line": float(torch.corrcoef(torch.stack([line, actual]))[0, 1].clamp(min=0) ** 2)}
+    if domain == "ball" and kind in UNTIED:
         return row, line
     scaled = (actual - low) / (high - low)
     least, most = _bounds(kind, domain, network, ends, high - low, x)
     reach = float(actual.max() - actual.min()) / (high - low)
     beyond = torch.maximum(least - scaled, scaled - most) / reach
     row |= {
+        "open": float((most - least).mean()),
         "certified": float((most - least).mean()) / 2 / reach,
         "error": float(((least + most) / 2 - scaled).abs().mean()) / reach,
         "outside": float((beyond > FOUND).double().mean()),
@@ -261,7 +279,7 @@ def _measured(
 
 def _bounds(kind: str, domain: str, network: nn.Module, ends: Tensor, rise: float, x: Tensor) -> tuple[Tensor, Tensor]:
     """What the network's class allows at x (n, d), on the scale of the extrema."""
-    if kind == "linear" and domain == "ball":  # an affine function that is known on a ball is known everywhere
+    if kind == "ball-linear" or (kind == "linear" and domain == "ball"):  # known on a ball, it is known everywhere
         known = Along(ends[0], ends[1])(x)
         return known, known
     if kind == "linear":
@@ -273,6 +291,12 @@ def _bounds(kind: str, domain: str, network: nn.Module, ends: Tensor, rise: floa
     else:
         return anywhere(x)
     return found.low, found.high
+
+
+def _stretched(pictures: Tensor, domain: str) -> Tensor:
+    if domain == "box":
+        return pictures
+    return MIDDLE + 0.5 * (pictures - MIDDLE) / (pictures - MIDDLE).abs().amax((1, 2, 3), keepdim=True)
 
 
 def _kept(kind: str, domain: str, actual: Tensor, line: Tensor) -> pd.DataFrame:

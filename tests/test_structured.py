@@ -29,6 +29,13 @@ def test_training_keeps_the_structure_and_learns(kind, crops):
     pixels = torch.stack([crops[i][0] for i in range(len(crops))]).double()
     labels = torch.tensor([crops[i][1] for i in range(len(crops))])
     assert (network(pixels).argmax(1) == labels).double().mean() > 2 / 17
+    if kind.startswith("ball-"):
+        assert torch.allclose(network(0.5 + 0.1 * (x - 0.5)), network(x))
+        sphere = network[1](network[0](x))
+        assert torch.allclose(sphere.norm(dim=1), torch.tensor(768.0).sqrt().double())
+    if kind == "ball-linear":
+        rest = network[2](sphere) + network[2](-sphere)
+        assert torch.allclose(rest, 2 * network[2](torch.zeros_like(sphere)))
     if kind == "monotone":
         brighter = x + (1 - x) * torch.rand_like(x)
         assert (network(brighter) >= network(x) - 1e-12).all()
@@ -71,12 +78,23 @@ def test_the_ball_shows_a_linear_units_weights_and_the_box_their_signs():
 def test_structured_measures_each_network_on_both_domains(crops, tmp_path):
     test = fv.natural_images("photos", n=102, size=16)
     found = structured(small_subject(), crops, test, steps=40, ascent=60, seeds=1, progress=False)
-    mean = found.table.groupby(["network", "domain"])[["line", "certified", "error", "outside"]].mean()
+    mean = found.table.groupby(["network", "domain"])[["line", "open", "certified", "error", "outside"]].mean()
     assert len(found.table) == len(KINDS) * 2 * 17
     assert mean.loc[("linear", "ball"), "line"] > 0.99
     assert mean.loc[("linear", "ball"), "certified"] == 0
     assert mean.loc[("linear", "ball"), "error"] < 0.05
     assert mean.loc[("linear", "box"), "certified"] > 1
+    for domain in ("box", "ball"):
+        assert mean.loc[("ball-linear", domain), "line"] > 0.98
+        assert mean.loc[("ball-linear", domain), "error"] < 0.05
+        assert mean.loc[("ball-free", domain), "open"] == 1
+    assert mean.loc[("linear", "ball"), "open"] == 0
+    assert mean.loc[("free", "box"), "open"] == 1
+    lipschitz = found.table[(found.table["network"] == "lipschitz") & (found.table["domain"] == "box")]
+    assert lipschitz["open"].between(0, 1).all()
+    # an error of half of what is open, in units of the range: the same unit's two columns hang together by that range
+    free = found.table[(found.table["network"] == "free") & (found.table["domain"] == "box")]
+    assert (free["certified"] >= free["error"] - 1e-9).all()
     assert (mean["outside"].xs("box", level=1) < 0.02).all()
     assert np.isnan(mean.loc[("free", "ball"), "certified"])
     assert (found.table["line"].between(0, 1)).all()
@@ -85,7 +103,9 @@ def test_structured_measures_each_network_on_both_domains(crops, tmp_path):
     again = structured.recipe.result.load(tmp_path)
     assert found.difference(again) == ""
     assert found.difference(structured.recipe.result(found.table.assign(line=0.0), found.scatter, found.pictures))
-    assert float((again.pictures["linear ball"] - found.pictures["linear ball"]).abs().mean()) < 0.02
+    assert float((again.pictures["linear ball"] - found.pictures["linear ball"]).abs().max()) < 0.002
+    ball = found.pictures["linear ball"]
+    assert ball.amax((1, 2, 3)) == pytest.approx(1, abs=1e-6) or ball.amin((1, 2, 3)) == pytest.approx(0, abs=1e-6)
     unlabelled = fv.images.DatasetImages([(torch.rand(3, 16, 16), 0)] * 3, size=16)
     with pytest.raises(fv.FeatvisError, match="need 2"):
         structured(small_subject(), unlabelled, test)
@@ -239,7 +259,7 @@ def made_up(n: int = 60, helps: bool = True) -> Linearity:
     table = pd.DataFrame({"unit": [f"{name}:{i}" for i, name in enumerate(layers)], "layer": layers, "status": "ok"})
     names = [f"{source} {decoder}" for source in SOURCES for decoder in DECODERS]
     for name in (*MEASURES, *names):
-        table[name] = rng.normal(size=n) + 3 * (layers == "b") - 3 * (layers == "c")
+        table[name] = 10 + rng.normal(size=n) + 3 * (layers == "b") - 3 * (layers == "c")
     if helps:
         table["exemplar look"] = -table["bend"] + rng.normal(scale=0.5, size=n)
     return Linearity(table)
@@ -258,6 +278,14 @@ def test_correlations_leave_depth_out_and_are_corrected():
     assert (rest["rho"].abs() < 0.5).all()
     assert (found["adjusted"] >= found["p"]).all()
     assert made_up(helps=False).correlations()["adjusted"].min() > 0.05
+
+
+def test_affine_units_take_no_part():
+    found = made_up()
+    affine = found.table["layer"] == "a"
+    table = found.table.assign(bend=found.table["bend"].where(~affine, 1e-7 * found.table["bend"].abs()))
+    assert set(Linearity(table).used["layer"]) == {"b", "c"}
+    assert (Linearity(table).correlations()["units"] == 40).all()
 
 
 def test_ranks_are_taken_inside_each_layer():

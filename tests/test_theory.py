@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import featvis as fv
 from featvis import theory
 from featvis.theory import functions as made
-from featvis.theory.average import average_case, seen_by
+from featvis.theory.average import _interval, average_case, seen_by
 from featvis.theory.extrema import as_points
 from featvis.theory.tables import classes, verified, worst_case
 from tests.small import small_images
@@ -255,6 +256,28 @@ def test_a_network_must_be_continuous_and_straight():
         assert words in theory.ReluNetworks().violation(module, _seen_of(module))
 
 
+def test_networks_are_checked_as_users_have_them():
+    """Outputs (n, 1), single precision, and as many coordinates as an image."""
+    klass = theory.ReluNetworks()
+    f, seen = klass.sample(3, 0)
+    assert klass.violation(f.dense(), seen) == ""
+    pixels = 27_648
+    pair = klass.pair(klass.sample(pixels, 0)[1], torch.full((pixels,), 0.4, dtype=torch.double))
+    assert klass.violation(pair.low, pair.seen, near=pair.x, n=60) == ""
+    single = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+    weights = {"0.weight": [[1.0], [1.0]], "0.bias": [0.0, -0.5], "2.weight": [[0.4, 1.2]], "2.bias": [0.0]}
+    single.load_state_dict({name: torch.tensor(values) for name, values in weights.items()})
+    ends = theory.Extrema(torch.zeros(1, dtype=torch.double), torch.ones(1, dtype=torch.double))
+    assert klass.violation(single, ends) == ""
+    with torch.no_grad():
+        single[2].bias += 1e-4
+    assert re.search(r"f is (0|1)\.0001\d* where (0|1) is seen", klass.violation(single, ends))
+    with pytest.raises(fv.FeatvisError, match=r"shape \(800, 2\) for 800 points; it must give 1 each"):
+        klass.violation(
+            nn.Linear(1, 2).double(), dataclasses.replace(ends, points=ends.at_max[None] / 2, values=HALF[:1])
+        )
+
+
 def _seen_of(module: nn.Module) -> theory.Extrema:
     low, high = torch.zeros(1, dtype=torch.double), torch.ones(1, dtype=torch.double)
     return theory.Extrema(low, high, float(module(low[None])), float(module(high[None])))
@@ -277,6 +300,10 @@ def test_rows_reject_another_slope_and_labels_that_are_missed():
 
 CORNERS = theory.Extrema(torch.zeros(2, dtype=torch.double), torch.ones(2, dtype=torch.double))
 HALF = torch.full((2,), 0.5, dtype=torch.double)
+
+
+def _more(x: Tensor, value: float) -> theory.Extrema:
+    return dataclasses.replace(CORNERS, points=x[None], values=torch.tensor([value], dtype=torch.double))
 
 
 @pytest.mark.parametrize(
@@ -305,6 +332,9 @@ HALF = torch.full((2,), 0.5, dtype=torch.double)
         (theory.Monotone(), dataclasses.replace(CORNERS, points=HALF[None], values=torch.ones(1)), HALF, "further"),
         (theory.Anything(), CORNERS, CORNERS.at_max, "one of the pictures"),
         (theory.Anything(), CORNERS, torch.stack([HALF, HALF]), "2 points were given"),
+        (theory.MorePictures(1), _more(HALF, 1.5), HALF / 2, "1.5, which does not lie between"),
+        (theory.MorePictures(1), _more(HALF, float("nan")), HALF / 2, "nan, which does not lie between"),
+        (theory.MorePictures(1), _more(CORNERS.at_max, 0.5), HALF, "at the same point have different values"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(klass, seen, x, words):
@@ -312,6 +342,14 @@ def test_what_cannot_be_is_one_sentence(klass, seen, x, words):
         klass.pair(seen, x)
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_without_members_cannot_be_made():
+    for slope in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(fv.FeatvisError, match="a finite number above 0"):
+            theory.Lipschitz(slope)
+    with pytest.raises(fv.FeatvisError, match="3 training images and 2 labels"):
+        theory.Minimizers(torch.rand(3, 4), torch.full((2,), 0.5))
 
 
 def test_a_slope_that_leads_nowhere_has_no_members():
@@ -345,6 +383,8 @@ def test_certificates_say_in_words_what_is_sure():
 
 def test_the_table_is_what_the_statements_say():
     frame = worst_case(classes(3, slopes=(2.0, 20.0)), 3, points=1000, members=2).set_index("row")
+    gentle = worst_case([theory.Lipschitz(0.75)], 2).iloc[0]  # a small slope leaves little open, but no side is sure
+    assert (gentle["exact"], gentle["within"], gentle["nearer"]) == (False, True, False)
     yes = frame[frame["exact"]]
     assert set(yes.index) == {"D9", "D10", "D11"}
     assert yes[["within", "nearer"]].all(axis=None)
@@ -418,3 +458,60 @@ def test_a_convex_spread_leaves_natural_points_to_the_gauge():
     gauge = made.Gauge(seen.at_min)(natural)
     torch.testing.assert_close(low(natural), 0.1 * gauge)
     torch.testing.assert_close(high(natural), 0.9 * gauge)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_those_who_settle_before_the_point_is_drawn_are_members_too(row: str):
+    (klass,) = [found for found in hopeless(5) if found.row == row]
+    _, seen = klass.sample(5, seed=2)
+    natural = klass.domain(5).draw(40, torch.Generator().manual_seed(8))[:20]
+    knots, values = seen.knots
+    for margin in (0.05, 0.3):
+        for member in klass.spread(seen, natural, margin):
+            assert klass.violation(member, seen, near=natural[0], seed=1) == ""
+            assert torch.allclose(member(knots), values, atol=1e-12, rtol=0)
+            others = natural[(natural[:, None] != knots).any(2).all(1)]
+            assert (member(others) > 0).all()
+            assert (member(others) < 1).all()
+
+
+def test_what_the_settled_adversary_wins():
+    """Each pair against what its class leaves open on these points."""
+    natural = 0.2 + 0.6 * torch.rand(50, 4, dtype=torch.double, generator=torch.Generator().manual_seed(4))
+    for klass in (theory.Anything(), theory.ReluNetworks(), theory.PiecewiseAffine()):
+        low, high = klass.spread(klass.sample(4, 0)[1], natural, margin=0.2)
+        assert float((high(natural) - low(natural)).median()) == pytest.approx(0.8)
+    low, high = theory.Monotone().spread(theory.Monotone().sample(4, 0)[1], natural, margin=0.2)
+    assert float(low(natural).max()) == pytest.approx(0.1)
+    assert float(high(natural).min()) == pytest.approx(0.9)
+    slow = theory.Lipschitz(1.5)
+    _, seen = slow.sample(4, 0)
+    low, high = slow.spread(seen, natural, margin=0.2)
+    torch.testing.assert_close(high(natural) - low(natural), 0.8 * slow.bounds(seen, natural).width)
+    corner = torch.zeros(4, dtype=torch.double)
+    low, high = theory.AffineOnBox().spread(theory.Extrema(corner, 1 - corner), natural, margin=0.2)
+    best = max(float((natural[:, i] - natural[:, j]).abs().mean()) for i in range(4) for j in range(4))
+    assert float((high(natural) - low(natural)).abs().mean()) == pytest.approx(0.9 * best)
+
+
+def test_certain_within_epsilon_is_half_of_the_width():
+    found = theory.Certificate(torch.tensor([0.2]), torch.tensor([0.8]))
+    assert [bool(found.within(epsilon)) for epsilon in (0.29, 0.31)] == [False, True]
+    assert float(found.error) == pytest.approx(0.3)
+
+
+def test_a_slope_is_kept_to_one_percent():
+    klass = theory.Lipschitz(1.2)
+    corners = theory.Extrema(torch.zeros(2, dtype=torch.double), torch.ones(2, dtype=torch.double))
+    for slope, words in ((1.19, ""), (1.21, "slope of 1.21 between two points; 1.2 is allowed")):
+        steep = made.Envelope(*corners.knots, slope, 0)
+        assert words in klass.violation(steep, corners)
+        assert bool(klass.violation(steep, corners)) == bool(words)
+
+
+def test_the_interval_of_an_average_is_its_bootstrap():
+    means = np.arange(20.0)
+    low, middle, high = _interval(means)
+    error = means.std() / np.sqrt(20)
+    assert middle == means.mean()
+    assert (low, high) == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.25 * error)

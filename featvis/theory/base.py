@@ -6,17 +6,19 @@ likes (`pair`), and whether a function shows itself to be no member (`violation`
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featvis.errors import FeatvisError
 from featvis.theory.extrema import TOLERANCE, Box, Certificate, Domain, Extrema, as_points
 from featvis.theory.functions import Function
 
 MARGIN = 0.05
+SINGLE = 1e-6  # what single precision may cost
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,26 @@ class FunctionClass(ABC):
             raise FeatvisError("minimum and maximum were given at the same point; a function has one value there.")
         if len(seen.values) and not self.more:
             raise FeatvisError(f"the bounds for {self.name} functions are about extrema; further pictures were given.")
+        outside = (seen.values < seen.low) | (seen.values > seen.high) | seen.values.isnan()
+        if bool(outside.any()):
+            raise FeatvisError(
+                f"a further picture has the value {float(seen.values[outside][0]):g}, which does not lie between the "
+                f"extrema {seen.low:g} and {seen.high:g}."
+            )
+        points, values = seen.knots
+        for point, value in zip(points, values, strict=True):
+            if bool((values[(points == point).all(1)] != value).any()):
+                raise FeatvisError("two pictures at the same point have different values; a function has one there.")
 
     def violation(self, f: Function, seen: Extrema, near: Tensor | None = None, seed: int = 0, n: int = 400) -> str:
         """ "" if nothing speaks against f being a member with these extrema; else what does, in one sentence.
 
+        `f` maps points (n, d) to values (n,) or (n, 1); a torch module may have single precision, and is checked to it.
         Looks at random points of the domain, at points at all distances from the extrema and from `near`, and at pairs
-        of them. What it finds is a proof; that it finds nothing is none.
+        of them. That it finds nothing proves nothing. What it finds is a proof, except that a function is affine in
+        pieces: of pieces it only counts how many it meets, and jumps it infers from steps that do not shrink.
         """
+        f, tolerance = _as_function(f)
         generator = torch.Generator().manual_seed(seed)
         domain = self.domain(seen.dimension)
         points = domain.draw(n, generator)
@@ -124,13 +139,13 @@ class FunctionClass(ABC):
         points = torch.cat([points, chosen + share * (toward - chosen)])  # the domain is convex
         values = f(points)
         given = f(knots)
-        if bool(((given - wanted).abs() > TOLERANCE).any()):
+        if bool(((given - wanted).abs() > tolerance).any()):
             i = int((given - wanted).abs().argmax())
-            return f"f is {float(given[i]):.4g} where {float(wanted[i]):.4g} is seen."
+            return f"f is {float(given[i]):.10g} where {float(wanted[i]):.10g} is seen."
         if not bool(values.isfinite().all()):
             return "f has a value that is not finite."
         low, high = float(values.min()), float(values.max())
-        if low < seen.low - TOLERANCE or high > seen.high + TOLERANCE:
+        if low < seen.low - tolerance or high > seen.high + tolerance:
             return f"f takes values from {low:.4g} to {high:.4g}, beyond its extrema {seen.low:g} and {seen.high:g}."
         return self._violation(f, seen, points, generator)
 
@@ -142,6 +157,31 @@ class FunctionClass(ABC):
     def _violation(self, f: Function, seen: Extrema, points: Tensor, generator: torch.Generator) -> str:
         """The same for what only this class asks."""
         return ""
+
+
+class _Flat(nn.Module):
+    """A module with values (n,) or (n, 1), as a function with values (n,)."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, y: Tensor) -> Tensor:
+        values = self.module(y)
+        if values.numel() != len(y):
+            raise FeatvisError(
+                f"f gives values of shape {tuple(values.shape)} for {len(y)} points; it must give 1 each."
+            )
+        return values.reshape(len(y))
+
+
+def _as_function(f: Function) -> tuple[Function, float]:
+    """f with values (n,) in double precision, and what its own precision may cost."""
+    if not isinstance(f, nn.Module):
+        return f, TOLERANCE
+    if any(part.dtype == torch.float32 for part in (*f.parameters(), *f.buffers())):
+        return _Flat(copy.deepcopy(f).double()), SINGLE
+    return _Flat(f), TOLERANCE
 
 
 def inside(low: float, high: float, margin: float) -> tuple[float, float]:

@@ -89,6 +89,8 @@ class Minimizers(ReluNetworks):
 
     def __init__(self, images: Tensor, labels: Tensor):
         self.images, self.labels = images.double(), labels.double()
+        if len(self.images) != len(self.labels):
+            raise FeatvisError(f"{len(images)} training images and {len(labels)} labels were given; each has one.")
         if bool(((self.labels <= 0) | (self.labels >= 1)).any()):
             raise FeatvisError("a training label lies outside of (0, 1), where only the extrema have 0 and 1.")
 
@@ -154,8 +156,11 @@ class PiecewiseAffine(ReluNetworks):
 
 
 def _tiny(points: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For every point another one, very close by, inside of any convex domain that holds them all."""
-    return points, points + 1e-4 * (partners(points, generator) - points)
+    """For every point another one, very close by, inside of any convex domain that holds them all.
+
+    The more coordinates, the closer: each has kinks of its own to cross.
+    """
+    return points, points + 1e-4 * min(1.0, 10 / points.shape[1]) * (partners(points, generator) - points)
 
 
 def _bent(f: Function, points: Tensor, generator: torch.Generator) -> str:

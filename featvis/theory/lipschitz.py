@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ class Lipschitz(FunctionClass):
     why = "no function of this slope leaves the two cones, and both cones are such functions"
 
     def __init__(self, slope: float):
+        if not 0 < slope < math.inf:
+            raise FeatvisError(f"a slope of {slope:g} was given; it is a finite number above 0.")
         self.slope = slope
         self.name = f"Lipschitz, slope {slope:.3g}"
 

@@ -13,10 +13,10 @@ from featvis.theory.hats import Anything, Minimizers, MorePictures, PiecewiseAff
 from featvis.theory.lipschitz import Lipschitz
 from featvis.theory.shapes import AffineOnBox, Convex, Monotone
 
-EPSILON = 0.4  # any below one half would do
+EPSILON = 0.4  # any below one half would do, but for Lipschitz functions
 
 
-def classes(dimension: int, slopes: Sequence[float] = (1.5, 10.0)) -> tuple[FunctionClass, ...]:
+def classes(dimension: int, slopes: Sequence[float] = (0.75, 1.5, 10.0)) -> tuple[FunctionClass, ...]:
     """All rows of the table, D1 to D12, for functions of `dimension` variables (D9 has only one)."""
     generator = seeded(4_000_000_007)  # none of the seeds that members are drawn with
     return (

@@ -137,7 +137,7 @@ def _with(subject: Subject, bend: Bend, name: str) -> Subject:
     return zoo.load(Twin(subject.network, bend), name=name, device=str(subject.device), **options)
 
 
-@shelved(1, Twins)
+@shelved(2, Twins)
 def twins(
     subject: Subject,
     train: NaturalImages,
@@ -196,7 +196,7 @@ def twins(
         "label": subject.label(unit),
         "x": ids[chosen],
         "radius": bend.radius,
-        "pixel_change": bend.radius * float(np.mean(subject.preprocess.std)) / others[chosen].numel(),
+        "pixel_change": bend.radius / float(np.mean(1 / np.asarray(subject.preprocess.std))) / others[chosen].numel(),
         "train": len(images),
         "test": len(others),
     }
