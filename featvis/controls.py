@@ -1,8 +1,8 @@
 """Controls of path similarity: images of which one knows beforehand what a check of visualizations should say.
 
-The reviewers of Geirhos et al. (2024) asked whether the check sees more than that visualizations are unusual. Natural
-images from elsewhere, images that were damaged in several ways, and other ways to visualize are held against the same
-natural images as the visualizations are.
+The reviewers of Geirhos et al. (2024) asked whether the check sees more than that visualizations are unusual. Other
+natural images, images that were damaged in several ways, and other ways to visualize are held against the same natural
+images as the visualizations are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST = 40  # logits
 KEPT = (1, 12, 16)  # groups of which pictures are kept
 KINDS = {  # series -> what it controls for
     SHOWN: "shown",
-    "natural, from elsewhere": "natural",
+    "natural, training images": "natural",
     "natural, other colours": "natural",
     "exemplars": "natural",
     "natural, other classes": "natural",
@@ -85,7 +85,7 @@ class ControlledPaths:
         return cls(PathSimilarity.load(folder), about["seen"], tuple(about["shown"]), pictures)
 
 
-@shelved(1, ControlledPaths)
+@shelved(2, ControlledPaths)
 def controlled_paths(
     subject: Subject,
     natural: NaturalImages,
@@ -101,7 +101,7 @@ def controlled_paths(
     """Path similarity of the logits' visualizations, and of every control, in all three metrics.
 
     natural  natural images to compare with: of each class `per_class`, and `extra` more that controls are made from
-    other    natural images of the same classes from elsewhere
+    other    more natural images of the same classes, those that the network was trained on
     seeds    visualizations of each logit; `few` of each other method
     """
     units = some_logits(subject)
@@ -146,7 +146,7 @@ def natural_controls(
     per_class: int,
     extra: int,
 ) -> dict[str, Series]:
-    """The controls that need no visualization: natural images from elsewhere, and damaged ones."""
+    """The controls that need no visualization: other natural images, and damaged ones."""
     ids = [row[per_class:] for row in class_images(subject, natural, units, per_class + extra)]
     images = torch.stack([torch.stack([natural.image(id) for id in row]) for row in ids])
     elsewhere = class_images(subject, other, units, extra)
@@ -161,7 +161,7 @@ def natural_controls(
         "noise": noise(flat, generator),
     }
     found = {name: Series(made.view_as(images), ids) for name, made in damaged.items()}
-    found["natural, from elsewhere"] = Series(away, elsewhere)
+    found["natural, training images"] = Series(away, elsewhere)
     # Classes that follow each other may be alike (brick, grass, gravel): take the images from all others in turn.
     groups = len(units)
     away_from = [1 + number * (groups - 1) // extra for number in range(extra)]
@@ -193,7 +193,7 @@ def _seen(subject: Subject, units: Sequence[str], images: Tensor) -> float:
     return float((answers.view(images.shape[:2]) == own[:, None]).float().mean())
 
 
-@shelved(1, PathSimilarity)
+@shelved(2, PathSimilarity)
 def rendered_paths(
     subject: Subject,
     natural: NaturalImages,

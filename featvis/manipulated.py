@@ -52,7 +52,7 @@ def fooled_paths(
     return path_similarity(fooled, own, natural, per_class=per_class, controls={DECOY: shown}, progress=progress)
 
 
-@shelved(2, PathSimilarity)
+@shelved(3, PathSimilarity)
 def silenced_paths(
     subject: Subject,
     natural: NaturalImages,

@@ -75,6 +75,19 @@ class PathSimilarity:
         same, different = self._drawn_anchors[m]
         return {"fv_same": _mean(self.shown[m, k], self._weights), "nat_same": same, "nat_different": different}
 
+    def specific(self, series: str | None = None, metric: str | None = None) -> np.ndarray:
+        """(fv_same - fv_different) / (nat_same - nat_different), drawn as in `draws`: 0 where a series is as like the
+        other groups as its own, however unlike all of them it is."""
+        m, k = self._which(series, metric)
+        same, different = self._drawn_anchors[m]
+        own, other = (_mean(values[m, k], self._weights) for values in (self.shown, self.elsewhere))
+        return _scaled(own - other + different, same, different)
+
+    def _told_apart(self, metric: str | None) -> np.ndarray:
+        """(l,): whether the two anchors can be told apart."""
+        same, different = self._drawn_anchors[self._which(None, metric)[0]]
+        return quantiles(same - different)[0] > 0
+
     def draws(self, series: str | None = None, metric: str | None = None) -> np.ndarray:
         """s_norm (1 + resamples, l): the estimate, then its bootstrap over groups.
 
@@ -91,9 +104,9 @@ class PathSimilarity:
 
         `fv_same` and `fv_different` are mean similarities of the series' images with natural ones of their own and of
         the other groups, `nat_same` and `nat_different` those of natural images; `normalized` is s_norm with its 95 %
-        interval `ci_low` to `ci_high`, `p` for s_norm <= 0, `p_holm` corrected for the number of layers; `specific` is
-        (fv_same - fv_different) / (nat_same - nat_different). `undefined` counts constant activations of the series,
-        `undefined_natural` those of natural images.
+        interval `ci_low` to `ci_high`, `p` for s_norm <= 0, `p_holm` corrected for the number of layers; `specific`
+        (see there) has the interval `specific_low` to `specific_high`. `undefined` counts constant activations of the
+        series, `undefined_natural` those of natural images.
         """
         parts = []
         for m, metric in enumerate(self.metrics):
@@ -103,6 +116,8 @@ class PathSimilarity:
                 low, high = quantiles(draws)
                 p = np.where(np.isnan(draws[0]), np.nan, (1 + (draws[1:] <= 0).sum(0)) / len(draws))
                 own, other = (mean_known(values[m, k], 1) for values in (self.shown, self.elsewhere))
+                specific = self.specific(series, metric)
+                ends = quantiles(specific)
                 columns = {
                     "metric": metric,
                     "series": series,
@@ -117,7 +132,9 @@ class PathSimilarity:
                     "ci_high": high,
                     "p": p,
                     "p_holm": holm(p),
-                    "specific": np.where(np.isnan(draws[0]), np.nan, (own - other) / (same - different)),
+                    "specific": specific[0],
+                    "specific_low": ends[0],
+                    "specific_high": ends[1],
                     "undefined": self.undefined[m, :, 2 + k],
                     "undefined_natural": self.undefined[m, :, :2].sum(1),
                 }
@@ -170,6 +187,7 @@ class PathSimilarity:
             "nat_same",
             "nat_different",
             "undefined",
+            "undefined_natural",
         )
         found = {
             "metric": self.metrics[m],
@@ -179,11 +197,12 @@ class PathSimilarity:
             **{name: frame[name].tolist() for name in columns},
             "layers_at_or_below_zero": int((defined & ~above).sum()),
             "layers_at_or_below_zero_holm": int((defined & ~(frame["p_holm"] <= LEVEL / 2)).sum()),
-            "layers_without_anchors": int((~defined).sum()),
+            "layers_without_anchors": int((~self._told_apart(self.metrics[m])).sum()),
             "leaves_zero": leaves_zero(self.layers, above),
             "parts": self.parts(series, metric).set_index("layers").T.to_dict(),
             "diagnostic_same": check["same"].mean(),
             "diagnostic_different": check["different"].mean(),
+            "diagnostic_misses": {name: misses(check, name, true) for name, true in (("same", 1), ("different", 0))},
             "diagnostics": check.drop(columns="layer").to_dict("list"),
         }
         return {name: _plain(value) for name, value in found.items()}
@@ -195,7 +214,11 @@ class PathSimilarity:
             change = np.abs(again.draws(series, metric)[0] - self.draws(series, metric)[0])
             low, high = quantiles(self.draws(series, metric))
             worst = max([worst, *(change - np.maximum(0, (high - low) / 2 - ALIKE))[~np.isnan(change)].tolist()])
-        return "" if worst <= ALIKE else f"a normalized similarity differs by {worst:.2f} more than its interval allows"
+        return (
+            ""
+            if worst <= ALIKE
+            else f"a normalized similarity differs by {worst - ALIKE:.2f} more than its interval allows"
+        )
 
     def save(self, folder: Path) -> None:
         """Write everything as one npz file into an existing folder; similarities rounded to 1/30,000."""
@@ -211,6 +234,11 @@ class PathSimilarity:
             arrays: dict[str, Any] = {name: _unpack(saved[name]) for name in ARRAYS}
         texts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in about.items()}
         return cls(**texts, **arrays)
+
+
+def misses(check: pd.DataFrame, name: str, true: float) -> int:
+    """In how many layers the interval of `diagnostics` for `name` misses the value that it has to be."""
+    return int(((check[f"{name}_low"] > true) | (check[f"{name}_high"] < true)).sum())
 
 
 def mean_known(values: np.ndarray, axis: int) -> np.ndarray:

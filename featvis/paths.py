@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from featvis.errors import FeatvisError, listed
@@ -48,9 +49,11 @@ def path_layers(subject: Subject) -> tuple[str, ...]:
 
     Everything on its way to the output passes each of them, one after the other, so "the first two thirds" means
     something; the branches inside of a block are parallel, and six of them would count as six layers. What a
-    block gives out is its concatenation, sum or ReLU, also where a network calls those as functions.
+    block gives out is its concatenation, sum or ReLU, also where a network calls those as functions. A normalization
+    that follows a convolution is no step of its own.
     """
-    return subject.blocks
+    norms = (_BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
+    return tuple(name for name in subject.blocks if not isinstance(subject.network.get_submodule(name), norms))
 
 
 def all_layers(subject: Subject) -> tuple[str, ...]:
@@ -95,7 +98,7 @@ def path_similarity(
             f"{FEWEST_GROUPS} units and {FEWEST_IMAGES} natural images of each."
         )
     units = [subject.unit(unit) for unit in pictures.units]
-    axis = tuple(layers or path_layers(subject))
+    axis = tuple(dict.fromkeys(layers or path_layers(subject)))
     for layer in axis:
         subject.channels(layer)  # an unknown one is named
     labels = _labels(subject, natural, units)
@@ -105,7 +108,8 @@ def path_similarity(
         axis = (*(layer for layer in axis if order.index(layer) < order.index(last)), last)
     if labels is None:
         best = exemplars(subject, natural, pictures.units, k=per_class, progress=progress)
-        ids = [[str(id) for id in row if id] for row in best.top_ids]
+        rng = np.random.default_rng(0)  # exemplars come in the order of their rank, but halves are to be alike
+        ids = [[str(id) for id in rng.permutation(row) if id] for row in best.top_ids]
     else:
         ids = _of_classes(natural, labels, per_class)
     series = {SHOWN: Series(pictures.images), **(controls or {})}

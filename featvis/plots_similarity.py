@@ -106,23 +106,35 @@ def examples(pictures: Mapping[str, Tensor], seen: Mapping[str, float], kinds: M
     return figure
 
 
-def controls(result: PathSimilarity, kinds: Mapping[str, str], metric: str | None = None) -> Figure:
-    """Every series on one axis: its mean over the first two thirds of the layers (open) and over the rest (filled)."""
-    names = [name for name in kinds if name in result.series]
+def controls(
+    result: PathSimilarity,
+    kinds: Mapping[str, str],
+    metric: str | None = None,
+    more: Mapping[str, tuple[PathSimilarity, str]] | None = None,
+) -> Figure:
+    """Every series on one axis: its mean over the first two thirds of the layers (open) and over the rest (filled).
+
+    `more` are series of other results, below a line: label -> (result, series).
+    """
+    rows = {name: (result, name, COLOURS[kinds[name]]) for name in kinds if name in result.series}
+    own = len(rows)
+    rows |= {label: (*found, VISUALIZATION) for label, found in (more or {}).items()}
+    names = list(rows)
     with _style():
         figure, ax = plt.subplots(figsize=(WIDTH, 0.32 * len(names) + 0.95))
         for x in (0, 1):
             ax.axvline(x, color=INK, lw=1, ls="-" if x else "--")
-        for y, name in enumerate(names):
-            colour = COLOURS[kinds[name]]
-            table = result.parts(name, metric).set_index("layers").T
+        if more:
+            ax.axhline(own - 0.5, color=INK, lw=0.8)
+        for y, (source, name, colour) in enumerate(rows.values()):
+            table = source.parts(name, metric).set_index("layers").T
             for part, shift, face in (("first two thirds", -0.14, "white"), ("last third", 0.14, colour)):
                 value, low, high = table[part].to_numpy(float)
                 ax.hlines(y + shift, low, high, color=colour, lw=1.3)
                 ax.plot(value, y + shift, "o", ms=5.5, color=colour, mfc=face, mew=1.4, zorder=3)
         ax.set_yticks(range(len(names)), names)
         for label, name in zip(ax.get_yticklabels(), names, strict=True):
-            label.set_color(COLOURS[kinds[name]])
+            label.set_color(rows[name][2])
         ax.invert_yaxis()
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", color=INK, alpha=0.08)

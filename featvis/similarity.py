@@ -19,7 +19,7 @@ from featvis.errors import FeatvisError, listed
 from featvis.subjects import Subject
 
 METRICS = ("spearman", "pearson", "cosine")
-BUDGET = 640 * 2**20  # bytes for the sums that are kept at once
+BUDGET = 256 * 2**20  # bytes for the sums that are kept at once
 BATCH = 16
 CHUNK = 2**13  # features that are multiplied at once, in double precision
 

@@ -101,6 +101,14 @@ def test_controls_stand_on_one_axis_in_the_colour_of_their_kind(result):
         assert point.get_xdata()[0] == pytest.approx(expected)
         assert point.get_color() == plots.COLOURS[KINDS[name]]
     assert ax.get_yticklabels()[1].get_color() == NATURAL
+    figure = plots.controls(result, KINDS, more={"silenced": (result, "noise")})
+    assert "silenced" in words(figure)
+    (ax,) = figure.axes
+    *_, point = (line for line in ax.lines if line.get_marker() == "o")
+    assert point.get_xdata()[0] == pytest.approx(
+        result.parts("noise").set_index("layers").loc["last third", "normalized"]
+    )
+    assert point.get_ydata()[0] == pytest.approx(len(KINDS) + 0.14)
     figure = plots.control_curves(result, KINDS)
     assert set(KINDS) <= set(words(figure))
     panel = figure.axes[2]

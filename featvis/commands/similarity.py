@@ -15,13 +15,17 @@ EXAMPLES = (
     "--out paths"
 )
 
+LEFT_OUT = {"undefined": "visualizations", "undefined_natural": "natural images"}
+
 
 def add(commands: Any) -> None:
     """Enter the command."""
     text = "Compare visualizations with natural images, layer by layer."
     sub = command(commands, "similarity", _similarity, text, EXAMPLES)
     add_subject(sub)
-    sub.add_argument("--units", nargs="+", metavar="UNIT", help="LAYER:INDEX or LAYER:CLASS (default: all logits)")
+    sub.add_argument(
+        "--units", nargs="+", metavar="UNIT", help="LAYER:INDEX or LAYER:CLASS (default: logits, 40 at most)"
+    )
     sub.add_argument("--metric", default="spearman", help="spearman, pearson or cosine (default spearman)")
     sub.add_argument("--layers", nargs="+", metavar="LAYER", help="where to compare (default: the subject's blocks)")
     sub.add_argument("--per-class", type=int, default=40, help="natural images of each class or unit (default 40)")
@@ -32,6 +36,7 @@ def add(commands: Any) -> None:
 
 def _similarity(options: argparse.Namespace) -> None:
     from featvis import plots_similarity
+    from featvis.controls import some_logits
     from featvis.images import natural_images
     from featvis.paths import path_similarity
     from featvis.similarity import check_metrics
@@ -42,7 +47,7 @@ def _similarity(options: argparse.Namespace) -> None:
     check_metrics(options.metric)  # before the long work
     for layer in options.layers or ():
         subject.channels(layer)
-    units = options.units or subject.units(subject.blocks[-1])
+    units = options.units or some_logits(subject)
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in units))
     source = source_of(options, subject, "path similarity of")
     split = "heldout" if source in ("photos", "cifar10") else "val"
@@ -69,8 +74,17 @@ def _similarity(options: argparse.Namespace) -> None:
         f"layers at or below 0: {report['layers_at_or_below_zero']} of {len(found.layers)}; the curve leaves 0 for "
         f"good at: {report['leaves_zero'] or 'no layer'}"
     )
-    print(
-        f"halves of natural images: same {found.same} {report['diagnostic_same']:.3f} (should be 1), "
-        f"different {report['diagnostic_different']:.3f} (should be 0)"
-    )
+    print(f"halves of natural images: {_halves(report, 'same', 1)}, {_halves(report, 'different', 0)}")
+    left_out = {what: sum(report[name]) for name, what in LEFT_OUT.items() if any(report[name])}
+    if left_out:
+        print("constant activations, left out: " + ", ".join(f"{count} of {what}" for what, count in left_out.items()))
     print(f"{options.out}: similarity.csv, similarity.png, report.json")
+
+
+def _halves(report: dict[str, Any], name: str, true: int) -> str:
+    """What the check of the check says of one kind of pairs."""
+    value, group = report[f"diagnostic_{name}"], report["same"]
+    if value is None:
+        return f"{name} {group} undefined (no two halves could be compared)"
+    missed, layers = report["diagnostic_misses"][name], len(report["layers"])
+    return f"{name} {group} {value:.3f} (should be {true}; missed by the intervals of {missed} of {layers} layers)"
