@@ -184,9 +184,12 @@ def whole(folder: Path, key: dict[str, Any]) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """An argument as JSON: numbers and text as they are, natural images by recipe, dataclasses by their fields."""
+    """An argument as JSON: numbers and text as they are, natural images by recipe, subjects by fingerprint,
+    dataclasses by their fields."""
     if hasattr(value, "recipe"):
         return value.recipe
+    if hasattr(value, "fingerprint"):  # another subject
+        return {"type": type(value).__name__, "name": value.name, "fingerprint": value.fingerprint}
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__, **{name: plain(part) for name, part in asdict(value).items()}}
     if isinstance(value, (list, tuple)):

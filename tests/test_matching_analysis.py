@@ -114,6 +114,27 @@ def test_impossible_answers_are_refused():
         with pytest.raises(fv.FeatvisError, match="no permutation"):
             analysis.checked(good.assign(right=right))
     assert analysis.checked(good.assign(right="1"))["right"].eq("001").all()  # a spreadsheet dropped the zeros
+    for column, value, words in (
+        ("kind", "drawing", "the kind drawing; there are exemplar, visualization"),
+        ("depth", "deep", "the depth deep; there are early, middle, late, practice"),
+        ("part", "warm-up", "the part warm-up; there are practice, main, catch"),
+        ("n", 0, "n=0; n is the images in a row"),
+        ("n", "three", "n=three; n is the images in a row"),
+        ("trial", good["trial"].iloc[0], "perfect has more than one answer to trial"),
+    ):
+        with pytest.raises(fv.FeatvisError, match=words):
+            analysis.checked(good.assign(**{column: value}))
+
+
+def test_a_study_with_one_depth_and_one_n_has_a_model():
+    plan = Plan(6, 9, repeats=2)
+    answers = simulate(plan, seed=3)
+    part = answers[(answers["depth"] == "late") & (answers["n"] == 3)]
+    shares = analysis.checked(part).groupby("kind")["share"].mean()
+    gap = shares["visualization"] - shares["exemplar"]
+    assert analysis.effects(part)["visualization"]["estimate"] == pytest.approx(gap, abs=0.1)
+    assert list(analysis.effects(part).table["term"]) == ["level", "visualization"]
+    assert list(analysis.effects(answers).table["term"]) == list(analysis.TERMS)
 
 
 def test_participants_are_the_sample_not_their_trials():

@@ -41,6 +41,7 @@ jspsych = importlib.import_module("featvis.matching.experiment.jspsych")
 app, operator_token = (
     getattr(importlib.import_module("featvis.matching.experiment.server"), name) for name in ("app", "operator_token")
 )
+AGREED = {"kind": "consent", "data": {"agreed": True}}
 
 
 @pytest.fixture
@@ -53,6 +54,8 @@ def folder(tmp_path) -> Path:
 def served(folder):
     made = app(folder)
     tokens = made.state.store.enrol(3)
+    for participant in (1, 2, 3):
+        made.state.store.event(participant, AGREED)
     yield TestClient(made), tokens, made.state.store
     made.state.store.close()
 
@@ -81,10 +84,9 @@ def post(client, token: str, given: object, what: str = "answers") -> tuple[int,
 
 
 def test_a_participant_sees_no_answers(served):
-    client, tokens, _ = served
+    client, tokens, store = served
     state = state_of(client, tokens[0])
     assert state["next"] == 0
-    assert state["consented"] is False
     parts = Counter(trial["part"] for trial in state["trials"])
     assert parts == {"practice": 3, "main": 36 + 2}
     for trial in state["trials"]:
@@ -95,6 +97,9 @@ def test_a_participant_sees_no_answers(served):
                     assert client.get(url).headers["content-type"] == "image/webp"
     text = json.dumps(state)
     assert not any(unit in text for unit in STIMULI.units)
+    known = {trial.id for trial in store.design.trials}
+    assert not any(trial["id"] in known for trial in state["trials"])  # whose numbers would tell the catch trials
+    assert len({trial["id"] for trial in state["trials"]}) == len(state["trials"])
     for path in (
         "/trials.json",
         "/images/../trials.json",
@@ -219,11 +224,38 @@ def test_a_cut_short_operator_s_token_opens_nothing(folder):
     assert operator_token(folder) == token
 
 
-def test_consent_counts_only_if_given(served):
-    client, tokens, _ = served
-    for agreed in (False, True):
-        client.post(f"/api/{tokens[0]}/events", json={"kind": "consent", "data": {"agreed": agreed}})
-        assert state_of(client, tokens[0])["consented"] is agreed
+def test_nothing_is_stored_without_consent(folder):
+    store = Store(folder)
+    (token,) = store.enrol(1)
+    client = TestClient(app(folder))
+    first = answer(state_of(client, token), 0)
+    assert state_of(client, token)["consented"] is False
+    assert post(client, token, first)[0] == 403
+    for agreed, status in ((False, 403), (True, 200), (False, 403)):  # the last word counts
+        client.post(f"/api/{token}/events", json={"kind": "consent", "data": {"agreed": agreed}})
+        assert state_of(client, token)["consented"] is agreed
+        assert store.participants()[0]["agreed"] is agreed
+        assert post(client, token, first)[0] == status
+    assert len(store.rows()) == 1
+    store.close()
+    (folder / "texts.json").write_text(json.dumps({"consent": []}))  # consent was asked for elsewhere
+    store = Store(folder)
+    assert store.answer(1, answer(store.state(1), 1))["stored"]
+    store.close()
+
+
+def test_names_of_images_cannot_be_computed(tmp_path):
+    made = design(STIMULI, lists=2, repeats=2, seed=5)
+    names = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        written(folder, made)
+        names.append({file.name for file in (folder / "images").iterdir()})
+    assert not names[0] & names[1]
+    written(tmp_path / "one", made)
+    left = {file.name for file in (tmp_path / "one" / "images").iterdir()}
+    assert len(left) == len(names[0])
+    assert not left & names[0]
 
 
 # ---------------------------------------------------------------- the operator
@@ -412,6 +444,7 @@ def test_a_hundred_participants_at_once_lose_nothing(tmp_path, record_property):
 
     async def participate(client, token: str) -> None:
         state = (await client.get(f"{server.url}/api/{token}/state")).json()
+        assert (await client.post(f"{server.url}/api/{token}/events", json=AGREED)).status_code == 200
         for position in range(trials):
             given = answer(state, position)
             begin = time.perf_counter()
@@ -458,6 +491,7 @@ def test_a_killed_server_has_every_answer_that_it_acknowledged(tmp_path):
     try:
         with httpx.Client(timeout=30) as client:
             state = client.get(f"{server.url}/api/{token}/state").json()
+            assert client.post(f"{server.url}/api/{token}/events", json=AGREED).status_code == 200
             for position in range(20):
                 given = answer(state, position)
                 victim = server.process

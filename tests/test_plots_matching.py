@@ -53,6 +53,8 @@ def test_machines_have_a_panel_each(by):
     gaps = analysis.machine_gaps(answers(who, trials)).set_index("observer")
     assert abs(gaps.loc["machine: a", "gap"]) < 1e-6
     assert gaps.loc["machine: b", "low"] < 0 < gaps.loc["machine: b", "high"]
+    assert gaps.loc["machine: b", "p"] > 0.05
+    assert gaps["p_holm"].tolist() == pytest.approx(analysis.holm(gaps["p"].to_numpy()).tolist())
 
 
 def test_chance_names_what_is_impossible():

@@ -17,6 +17,8 @@ from scipy import stats
 
 from featvis.errors import FeatvisError, listed
 from featvis.matching import mixed
+from featvis.matching.stimuli import DEPTHS, PRACTICE
+from featvis.matching.trials import KINDS, PARTS
 
 COLUMNS = ("observer", "trial", "part", "kind", "n", "depth", "units", "right")
 LEVEL = 0.95
@@ -38,6 +40,17 @@ def checked(answers: pd.DataFrame) -> pd.DataFrame:
         raise FeatvisError(
             f"trial {row['trial']} has right={row['right']!r}, which no permutation of {row['k']} gives."
         )
+    valid = {"part": PARTS, "kind": KINDS, "depth": (*DEPTHS, PRACTICE)}
+    for name, known in valid.items():
+        if strange := sorted({str(value) for value in found[name]} - set(known)):
+            raise FeatvisError(f"the table of answers has the {name} {listed(strange)}; there are {listed(known)}.")
+    n = pd.to_numeric(found["n"], errors="coerce")
+    if not bool((n >= 1).all()):
+        raise FeatvisError(f"the table of answers has n={found['n'][~(n >= 1)].iloc[0]}; n is the images in a row.")
+    twice = found.duplicated(["observer", "trial"])
+    if twice.any():
+        row = found[twice].iloc[0]
+        raise FeatvisError(f"{row['observer']} has more than one answer to trial {row['trial']}; one each counts.")
     found["share"] = found["correct"] / found["k"]
     return found
 
@@ -129,7 +142,7 @@ def over_units(part: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def machine_gaps(answers: pd.DataFrame) -> pd.DataFrame:
-    """For each machine the difference between the kinds, visualization minus exemplar: gap, low, high.
+    """For each machine the difference between the kinds, visualization minus exemplar: gap, low, high, p, p_holm.
 
     By a mixed model with units that differ in level and gap; the interval is over units (see `over_units`).
     """
@@ -138,9 +151,12 @@ def machine_gaps(answers: pd.DataFrame) -> pd.DataFrame:
         shown, units = shown_units(part["units"].tolist())
         x = design_matrix(part)[:, :2]
         model = mixed.fit(part["share"].to_numpy(), x, [shown, shown * x[:, [1]]])
-        half = stats.t.ppf((1 + LEVEL) / 2, len(units) - 1) * math.sqrt(model.covariance[1, 1])
-        rows.append((observer, model.estimate[1], model.estimate[1] - half, model.estimate[1] + half))
-    return pd.DataFrame(rows, columns=["observer", "gap", "low", "high"])
+        gap, df = model.estimate[1], len(units) - 1
+        error = max(math.sqrt(model.covariance[1, 1]), 1e-6)  # one that is always right has none
+        half = stats.t.ppf((1 + LEVEL) / 2, df) * error
+        rows.append((observer, gap, gap - half, gap + half, 2 * stats.t.sf(abs(gap) / error, df)))
+    table = pd.DataFrame(rows, columns=["observer", "gap", "low", "high", "p"])
+    return table.assign(p_holm=holm(table["p"].to_numpy()))
 
 
 def shown_units(texts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -216,7 +232,10 @@ def effects(answers: pd.DataFrame, depths: Sequence[str] = ("early", "middle", "
             f"there are {len(people)}, {len(units)} and {found['kind'].nunique()}."
         )
     x = design_matrix(found, depths)
-    used = [i for i in range(x.shape[1]) if i == 0 or np.ptp(x[:, i]) > 0]
+    used: list[int] = []
+    for i in range(x.shape[1]):  # with a single n or depth, what goes with it cannot be told from the rest
+        if np.linalg.matrix_rank(x[:, [*used, i]]) > len(used):
+            used.append(i)
     who = np.zeros((len(found), len(people)))
     who[np.arange(len(found)), [people.index(name) for name in found["observer"]]] = 1
     kind = x[:, [1]]

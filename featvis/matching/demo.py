@@ -79,11 +79,19 @@ class Demo:
         return cls(trials, about["answers"], dict(zip(keys, images, strict=True)))
 
 
-@shelved(1, Demo)
-def demo(subject: Subject, natural: NaturalImages, stimuli: Stimuli, *, seed: int = 0, progress: bool = True) -> Demo:
+@shelved(2, Demo)
+def demo(
+    subject: Subject,
+    natural: NaturalImages,
+    stimuli: Stimuli,
+    *,
+    another: Subject | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Demo:
     """Both kinds of trial, one and three images in a row, early, middle and late: twelve trials in random order."""
     made = design(stimuli, lists=1, numbers=(1, 3), practice=0, catch=0, seed=seed)
-    who = observers(subject, natural, made, stimuli)
+    who = observers(subject, natural, made, stimuli, another)
     order = np.random.default_rng(seed).permutation(len(made.trials))
     trials = tuple(made.trials[i] for i in order)
     answers = {t.id: {name: [int(i) for i in one(t)] for name, one in who.items()} for t in trials}

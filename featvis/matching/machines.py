@@ -51,30 +51,37 @@ class Answers:
         return cls(pd.read_csv(folder / "answers.csv.gz", dtype={"right": str}))
 
 
-def observers(subject: Subject, natural: NaturalImages, made: Design, stimuli: Stimuli) -> dict[str, Observer]:
-    """The machine observers of these trials; another network takes part where one is embedded and trained."""
+def other_network(subject: Subject) -> Subject | None:
+    """The other one of the two embedded networks, if it is trained."""
+    other = "photonet" if subject.name == "cifarnet" else "cifarnet"
+    return load(other) if trained(other) else None
+
+
+def observers(
+    subject: Subject, natural: NaturalImages, made: Design, stimuli: Stimuli, another: Subject | None = None
+) -> dict[str, Observer]:
+    """The machine observers of these trials; `another` network takes part with its features."""
     keys = sorted({key for t in made.trials for side in (t.left, t.right) for row in side for key in row})
     pictures = {key: stimuli.picture(key, natural) for key in keys}
-    other = "photonet" if subject.name == "cifarnet" else "cifarnet"
-    another = load(other) if trained(other) else None
     return {name: alike(bank) for name, bank in machine_features(subject, pictures, another).items()}
 
 
-@shelved(1, Answers)
+@shelved(2, Answers)
 def machine_answers(
     subject: Subject,
     natural: NaturalImages,
     stimuli: Stimuli,
     *,
+    another: Subject | None = None,
     lists: int = 48,
     k: int = 3,
     kinds: Sequence[str] = KINDS,
     seed: int = 0,
     progress: bool = True,
 ) -> Answers:
-    """All trials of `lists` lists, answered by every machine observer."""
+    """All trials of `lists` lists, answered by every machine observer (see `observers`)."""
     made = design(stimuli, lists=lists, k=k, kinds=kinds, practice=0, catch=0, seed=seed)
-    return Answers(answers(observers(subject, natural, made, stimuli), made.trials))
+    return Answers(answers(observers(subject, natural, made, stimuli, another), made.trials))
 
 
 def clusters(features: np.ndarray) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -213,27 +214,31 @@ def scored(answers: pd.DataFrame, made: Design) -> pd.DataFrame:
     return answers.drop(columns=[name for name in names if name in answers]).join(pd.DataFrame(rows, columns=names))
 
 
-def file_of(key: str, seed: int) -> str:
-    """The name of an image's file, which gives nothing away."""
-    return hashlib.sha256(f"{seed} {key}".encode()).hexdigest()[:16] + ".webp"
+def file_of(key: str, secret: str) -> str:
+    """The name of an image's file, which gives nothing away to those who do not know the secret."""
+    return hashlib.sha256(f"{secret} {key}".encode()).hexdigest()[:16] + ".webp"
 
 
 def write(made: Design, stimuli: Stimuli, natural: NaturalImages, folder: Path) -> None:
     """`trials.json` and the image files below `images/`, into an existing folder.
 
-    The file holds the answers: a server must keep it to itself.
+    The file holds the answers: a server must keep it to itself. Names of image files come from a secret that is thrown
+    away, because who can compute them can tell which unit an image belongs to.
     """
     (folder / "images").mkdir(exist_ok=True)
+    for old in (folder / "images").glob("*.webp"):  # of another design, or of names that nobody uses any more
+        old.unlink()
+    secret = secrets.token_hex(16)
     keys = sorted({key for trial in made.trials for side in (trial.left, trial.right) for row in side for key in row})
     for key in keys:
         picture = stimuli.picture(key, natural)
-        sheets.write(folder / "images" / file_of(key, made.seed), picture[None], 80, columns=1)
+        sheets.write(folder / "images" / file_of(key, secret), picture[None], 80, columns=1)
     about = {
         "format": 1,
         "subject": made.subject,
         "natural": made.natural,
         "seed": made.seed,
-        "images": {key: file_of(key, made.seed) for key in keys},
+        "images": {key: file_of(key, secret) for key in keys},
         "lists": [[asdict(trial) for trial in part] for part in made.lists],
     }
     (folder / FILE).write_text(json.dumps(about, indent=1))

@@ -171,11 +171,27 @@ export function play(el, trial, { feedback = false, progress = "" } = {}) {
   heading.focus({ preventScroll: true });
   if (root.getBoundingClientRect().top < 0) root.scrollIntoView();
   const images = [...root.querySelectorAll("img"), ...cards.flatMap((card) => [...card.querySelectorAll("img")])];
-  Promise.allSettled(images.map((image) => image.decode())).then(() => requestAnimationFrame(() => {
+  Promise.all(images.map((image) => loaded(image, say))).then(() => requestAnimationFrame(() => {
+    say.textContent = "";
     started = performance.now();
     root.dataset.ready = "";
   }));
   return new Promise((done) => (resolve = done));
+}
+
+// A trial without its pictures measures nothing: what could not be loaded is asked for again.
+async function loaded(image, say) {
+  for (let pause = 500; ; pause = Math.min(2 * pause, 8000)) {
+    try {
+      await image.decode();
+      return;
+    } catch {
+      if (!image.isConnected) return;
+    }
+    say.textContent = "A picture could not be loaded; trying again …";
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    image.src = image.src;
+  }
 }
 
 // ---------------------------------------------------------------- a session

@@ -60,7 +60,7 @@ async function state() {
 async function deliver(answer) {
   outbox.set(answer);
   const told = await send("/answers", answer);
-  outbox.set(null);
+  if (told.ok || told.next != null) outbox.set(null); // what was refused for another reason stays until the next answer
   if (!told.ok && told.next == null) throw new Error(told.error);
   return told;
 }

@@ -26,6 +26,7 @@ TEXTS = "texts.json"
 EVENTS = {"consent": ("agreed", bool), "comment": ("text", str)}
 LONGEST = 2000  # characters of a comment
 MOST_EVENTS = 20  # of a kind, that a participant may send
+TOLD = "SELECT data FROM events WHERE participant = ? AND kind = ? ORDER BY id"
 NUMBERS = {"rt": 1e9, "first": 1e9, "away": 1e9, "moves": 1e6, "width": 1e6}  # fields of an answer and their largest
 
 SCHEMA = """
@@ -78,6 +79,10 @@ class Store:
             raise FeatvisError(f"{str(self.folder / FILE)!r} cannot be used: {reason(error)}.") from error
         if known and known[0] != digest:
             raise FeatvisError(f"{trials.FILE} is not the one that the answers in {FILE} belong to.")
+        # Numbers would tell which trials are catch trials; nobody but the server knows what these are made from.
+        self._names = {
+            trial.id: hashlib.sha256(f"{digest} {trial.id}".encode()).hexdigest()[:16] for trial in self.design.trials
+        }
 
     def close(self) -> None:
         """Close the file."""
@@ -131,18 +136,22 @@ class Store:
         return {
             **self.texts,
             "next": self._next(participant),
-            "consented": self._has(participant, "consent"),
-            "commented": self._has(participant, "comment"),
-            "trials": [public(trial, self.files) for trial in self.order(participant)],
+            "consented": self._agreed(self._told(participant, "consent")),
+            "commented": bool(self._told(participant, "comment")),
+            "trials": [{**public(t, self.files), "id": self._names[t.id]} for t in self.order(participant)],
         }
 
     # ------------------------------------------------------------ answers
 
     def answer(self, participant: int, given: Any) -> dict[str, Any]:
-        """Store an answer; sent again with the same id it is stored once. Raises Refused for anything else."""
+        """Store an answer; sent again with the same id it is stored once. Raises Refused for anything else, and for
+        an answer of somebody who has not agreed to take part, or does not any more."""
         order = self.order(participant)
-        id, position, text = checked(given, order)
+        id, position, text = checked(given, order, self._names)
         with self._writing() as db:
+            told = db.execute(TOLD, (participant, "consent")).fetchall()
+            if self.texts["consent"] and not self._agreed([data for (data,) in told]):
+                raise Refused(403, "Answers are stored only after consent to take part.")
             next = db.execute("SELECT count(*) FROM answers WHERE participant = ?", (participant,)).fetchone()[0]
             known = db.execute("SELECT participant, given FROM answers WHERE id = ?", (id,)).fetchone()
             if known:
@@ -170,9 +179,8 @@ class Store:
             raise Refused(422, "A comment is text that can be written as UTF-8.")
         with self._writing() as db:
             row = (participant, kind, json.dumps(data), time.time())
-            told = "SELECT data FROM events WHERE participant = ? AND kind = ? ORDER BY rowid DESC"
-            before = [data for (data,) in db.execute(told, row[:2])]
-            if before[:1] == [row[2]]:
+            before = [data for (data,) in db.execute(TOLD, row[:2])]
+            if before[-1:] == [row[2]]:
                 return {"stored": True}  # sent again, because the reply was lost
             if len(before) >= MOST_EVENTS:
                 raise Refused(429, f"A participant has at most {MOST_EVENTS} events of a kind.")
@@ -189,9 +197,7 @@ class Store:
         """Every participant: number, list, how many answers, consent, comments."""
         rows = []
         for number, part in self._read("SELECT id, list FROM participants ORDER BY id"):
-            events = self._read("SELECT kind, data FROM events WHERE participant = ? ORDER BY id", number)
-            agreed = [json.loads(data)["agreed"] for kind, data in events if kind == "consent"]
-            comments = [json.loads(data)["text"] for kind, data in events if kind == "comment"]
+            comments = [json.loads(data)["text"] for data in self._told(number, "comment")]
             answered = self._next(number)
             rows.append(
                 {
@@ -199,7 +205,7 @@ class Store:
                     "list": part,
                     "answers": answered,
                     "finished": answered == len(self.order(number)),
-                    "agreed": bool(agreed and agreed[-1]),
+                    "agreed": self._agreed(self._told(number, "consent")),
                     "comment": " / ".join(text for text in comments if text),
                 }
             )
@@ -208,9 +214,14 @@ class Store:
     def _next(self, participant: int) -> int:
         return int(self._read("SELECT count(*) FROM answers WHERE participant = ?", participant)[0][0])
 
-    def _has(self, participant: int, kind: str) -> bool:
-        rows = self._read("SELECT data FROM events WHERE participant = ? AND kind = ?", participant, kind)
-        return any(json.loads(data).get("agreed", True) for (data,) in rows)
+    def _told(self, participant: int, kind: str) -> list[str]:
+        """The data of a participant's events of a kind, the latest last."""
+        return [data for (data,) in self._read(TOLD, participant, kind)]
+
+    @staticmethod
+    def _agreed(told: list[str]) -> bool:
+        """Whether the last word was yes."""
+        return bool(told) and bool(json.loads(told[-1])["agreed"])
 
     def _read(self, query: str, *values: Any) -> list[tuple]:
         with self._lock:
@@ -240,8 +251,11 @@ def public(trial: Trial, files: dict[str, str], base: str = "/images/") -> dict[
     return {"id": trial.id, "part": "practice" if practice else "main", **sides, **practice}
 
 
-def checked(given: Any, order: tuple[Trial, ...]) -> tuple[str, int, str]:
-    """(id, position, the rest as JSON) of a sound answer; raises Refused (422) that says what is wrong."""
+def checked(given: Any, order: tuple[Trial, ...], names: dict[str, str]) -> tuple[str, int, str]:
+    """(id, position, the rest as JSON) of a sound answer; raises Refused (422) that says what is wrong.
+
+    `names` are what participants know the trials by.
+    """
     wanted = {"id", "position", "trial", "match", "confidence", *NUMBERS}
     if not isinstance(given, dict) or set(given) != wanted:
         raise Refused(422, f"An answer has {', '.join(sorted(wanted))} and nothing else.")
@@ -251,7 +265,7 @@ def checked(given: Any, order: tuple[Trial, ...]) -> tuple[str, int, str]:
     if type(position) is not int or not 0 <= position < len(order):
         raise Refused(422, f"The position is a number from 0 to {len(order) - 1}.")
     trial = order[position]
-    if given["trial"] != trial.id:
+    if given["trial"] != names[trial.id]:
         raise Refused(409, "This is not the trial at this position.")
     k = len(trial.units)
     if not isinstance(match, list) or any(type(i) is not int for i in match) or sorted(match) != list(range(k)):
