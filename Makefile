@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made on first use. `make` alone lists what there is.
 SUBJECT ?= photonet
-IMAGES ?= photos
+IMAGES ?=
 PYTHON ?= python3
 TORCH_INDEX ?=
 PORT ?= 8000

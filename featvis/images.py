@@ -24,6 +24,7 @@ Batch = tuple[Tensor, Tensor, list[str]]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 _BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 PHOTO_CROPS = {"train": 6800, "heldout": 5100, "all": 11_900}  # 400, 300 and 700 crops of each photograph
+USUAL = {"photonet": "photos", "cifarnet": "cifar10"}  # subject -> source of the images that it was trained on
 
 
 class NaturalImages(Protocol):
@@ -312,6 +313,11 @@ def train_and_test(source: str | Path, size: int = 96) -> tuple[NaturalImages, N
         return natural_images(source, split="train", size=size), natural_images(source, split=other, size=size)
     images = natural_images(source, size=size)
     return _Half(images, 0), _Half(images, 1)
+
+
+def usual(name: str) -> str:
+    """The source of natural images that suits the subject of this name: what it was trained on, or else "photos"."""
+    return USUAL.get(name, "photos")
 
 
 def natural_images(

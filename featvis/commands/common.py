@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from featvis.images import NaturalImages
     from featvis.subjects import Subject
 
-DEFAULT_IMAGES = {"photonet": "photos", "cifarnet": "cifar10"}
 SPLITS = {"photos": "all", "cifar10": "heldout"}  # of a folder, its subfolder "val"
 
 
@@ -62,7 +61,9 @@ def add_sources(sub: argparse.ArgumentParser) -> None:
 
 def source_of(options: argparse.Namespace, subject: Subject, what: str) -> str:
     """The source of natural images; raises FeatvisError, naming `what` needs them, where none is known."""
-    source = options.images or DEFAULT_IMAGES.get(options.subject)
+    from featvis.images import USUAL
+
+    source = options.images or USUAL.get(options.subject)
     if source is None:
         raise FeatvisError(f"{what} {subject.name} needs natural images: give --images FOLDER.")
     return source
@@ -70,9 +71,9 @@ def source_of(options: argparse.Namespace, subject: Subject, what: str) -> str:
 
 def natural_of(options: argparse.Namespace, subject: Subject) -> NaturalImages | None:
     """The natural images that were asked for, or that suit the subject; None where neither is known."""
-    from featvis.images import natural_images
+    from featvis.images import USUAL, natural_images
 
-    source = options.images or DEFAULT_IMAGES.get(options.subject)
+    source = options.images or USUAL.get(options.subject)
     if source is None:
         return None
     natural = natural_images(source, split=SPLITS.get(source, "val"), size=subject.preprocess.size[0])

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from featvis.commands.common import DEFAULT_IMAGES, command, say_skipped, whole_folder
+from featvis.commands.common import command, say_skipped, source_of, whole_folder
 from featvis.errors import FeatvisError, reason
 
 EXAMPLES = (
@@ -56,9 +56,7 @@ def _generate(options: argparse.Namespace) -> None:
     from featvis.zoo import load
 
     subject = load(options.subject, options.weights)
-    source = options.images or DEFAULT_IMAGES.get(options.subject)
-    if source is None:
-        raise FeatvisError(f"exemplars of {subject.name} need natural images: give --images FOLDER.")
+    source = source_of(options, subject, "exemplars of")
     if (options.out / ANSWERS).exists():
         raise FeatvisError(f"{options.out} holds a study that has answers; give another folder to --out.")
     natural = images_of(source, subject.preprocess.size[0])
