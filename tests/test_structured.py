@@ -10,7 +10,7 @@ from torch import nn
 
 import featvis as fv
 from featvis.linearity import DECODERS, MEASURES, SOURCES, Linearity, holm, look, paths, predictions, within
-from featvis.structured import KINDS, SortPairs, Sphere, build, constrain, slope, structured, train
+from featvis.structured import KINDS, SortPairs, Sphere, _measured, build, constrain, slope, structured, train
 from featvis.theory.average import average
 from featvis.theory.twins import Bend, make_twins, twins
 from featvis.visualize import Nothing
@@ -95,7 +95,8 @@ def test_structured_measures_each_network_on_both_domains(crops, tmp_path):
     # an error of half of what is open, in units of the range: the same unit's two columns hang together by that range
     free = found.table[(found.table["network"] == "free") & (found.table["domain"] == "box")]
     assert (free["certified"] >= free["error"] - 1e-9).all()
-    assert (mean["outside"].xs("box", level=1) < 0.02).all()
+    outside = mean["outside"].xs("box", level=1)
+    assert (outside.drop("ball-linear") < 0.02).all()  # whose bounds are a line, which ascent on the box just misses
     assert np.isnan(mean.loc[("free", "ball"), "certified"])
     assert (found.table["line"].between(0, 1)).all()
     assert set(found.pictures) == {f"{kind} {domain}" for kind in KINDS for domain in ("box", "ball")}
@@ -105,10 +106,34 @@ def test_structured_measures_each_network_on_both_domains(crops, tmp_path):
     assert found.difference(structured.recipe.result(found.table.assign(line=0.0), found.scatter, found.pictures))
     assert float((again.pictures["linear ball"] - found.pictures["linear ball"]).abs().max()) < 0.002
     ball = found.pictures["linear ball"]
-    assert ball.amax((1, 2, 3)) == pytest.approx(1, abs=1e-6) or ball.amin((1, 2, 3)) == pytest.approx(0, abs=1e-6)
+    assert torch.allclose((ball - 0.5).abs().amax((1, 2, 3)), torch.tensor(0.5))
     unlabelled = fv.images.DatasetImages([(torch.rand(3, 16, 16), 0)] * 3, size=16)
     with pytest.raises(fv.FeatvisError, match="need 2"):
         structured(small_subject(), unlabelled, test)
+
+
+def test_errors_are_measured_in_the_range_of_the_unit():
+    """A unit of two numbers that is known by hand: 2 a - b, from -1 to 2 on the box, from 0 to 1 on three images."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False)).double()
+    network[1].weight.data[:] = torch.tensor([[2.0, -1.0]])
+    x = torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.5, 0.0]], dtype=torch.double)
+    at_min, at_max = torch.tensor([0.0, 1.0]).double(), torch.tensor([1.0, 0.0]).double()
+    actual = network(x)[:, 0].detach()
+    assert actual.tolist() == [0, 0.5, 1]
+    row, line = _measured("free", "box", network, 0, at_min, at_max, x, actual)
+    scaled = (actual + 1) / 3
+    assert row["open"] == 1
+    assert row["certified"] == pytest.approx(0.5 / (1 / 3))
+    assert row["error"] == pytest.approx(float((scaled - 0.5).abs().mean()) / (1 / 3))
+    assert line.tolist() == pytest.approx([0.5, 0.5, 1.25])  # half-way between the extrema, and three quarters
+    row, _ = _measured("linear", "box", network, 0, at_min, at_max, x, actual)
+    z = torch.tensor([[0.0, 1.0], [0.5, 0.5], [0.5, 1.0]])  # distances from the minimum, coordinate by coordinate
+    assert row["open"] == pytest.approx(float((z[:, 1] - z[:, 0]).mean()))
+    assert row["certified"] == pytest.approx(row["open"] / 2 / (1 / 3))
+    wrong, _ = _measured("free", "box", network, 0, at_max, at_min, x, actual)
+    assert wrong["line"] == pytest.approx(float(torch.corrcoef(torch.stack([line, actual]))[0, 1] ** 2))
+    backwards, _ = _measured("free", "box", network, 0, at_min, at_max, x, -actual)
+    assert backwards["line"] == 0
 
 
 # ---------------------------------------------------------------- twins
@@ -243,6 +268,20 @@ def test_the_turn_of_a_gradient_is_an_angle():
     low[:, 0] = 0.4
     high[:, 1] = 1.0  # b overtakes a once: one right angle among eight
     assert paths(subject, "pick:0", low, high)["turn"] == pytest.approx(90 / 8, abs=0.1)
+
+
+def test_a_gradient_that_turns_round_turns_by_180_degrees():
+    class Valley(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.depth = nn.Identity()
+
+        def forward(self, x):
+            return self.depth((x.mean((1, 2, 3)) - 0.3).abs()[:, None])
+
+    subject = fv.Subject("valley", Valley(), fv.Preprocess((16, 16)), device="cpu")
+    low, high = torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16)
+    assert paths(subject, "depth:0", low, high)["turn"] == pytest.approx(180 / 8, abs=0.1)
 
 
 def test_looks_and_predictions():
