@@ -7,7 +7,6 @@ against its label (as in `featvis.networks.training`). Only so is a difference b
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,15 +55,13 @@ class HardenedPaths:
 
     def save(self, folder: Path) -> None:
         self.rates.to_csv(folder / "rates.csv", index=False)
-        (folder / "about.json").write_text(json.dumps(list(self.paths)))
         for name, found in self.paths.items():
-            (folder / name).mkdir()
-            found.save(folder / name)
+            found.save(folder, f"{name}.npz")
 
     @classmethod
     def load(cls, folder: Path) -> HardenedPaths:
-        names = json.loads((folder / "about.json").read_text())
-        return cls({name: PathSimilarity.load(folder / name) for name in names}, pd.read_csv(folder / "rates.csv"))
+        rates = pd.read_csv(folder / "rates.csv")
+        return cls({name: PathSimilarity.load(folder, f"{name}.npz") for name in rates["network"]}, rates)
 
 
 def trained_on(

@@ -14,6 +14,7 @@ import pandas as pd
 
 RESAMPLES = 10_000
 LEVEL = 0.05
+FILE = "paths.npz"
 ALIKE = 0.1  # by which normalized similarities may differ whose visualizations were made anew
 TEXTS = ("subject", "natural", "same", "groups", "metrics", "layers", "series")
 STEPS, MISSING = 30_000, -(2**15)  # how similarities are stored
@@ -220,16 +221,16 @@ class PathSimilarity:
             else f"a normalized similarity differs by {worst - ALIKE:.2f} more than its interval allows"
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, file: str = FILE) -> None:
         """Write everything as one npz file into an existing folder; similarities rounded to 1/30,000."""
         about = {name: getattr(self, name) for name in TEXTS}
         packed: dict[str, Any] = {name: _pack(getattr(self, name)) for name in ARRAYS}
-        np.savez_compressed(folder / "paths.npz", about=json.dumps(about), **packed)
+        np.savez_compressed(folder / file, about=json.dumps(about), **packed)
 
     @classmethod
-    def load(cls, folder: Path) -> PathSimilarity:
+    def load(cls, folder: Path, file: str = FILE) -> PathSimilarity:
         """Read what `save` wrote."""
-        with np.load(folder / "paths.npz", allow_pickle=False) as saved:
+        with np.load(folder / file, allow_pickle=False) as saved:
             about = json.loads(str(saved["about"]))
             arrays: dict[str, Any] = {name: _unpack(saved[name]) for name in ARRAYS}
         texts: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in about.items()}

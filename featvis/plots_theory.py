@@ -19,7 +19,7 @@ from torch import Tensor
 from featvis.linearity import MEASURES, Linearity, within
 from featvis.plots import INK, NATURAL, VISUALIZATION, _style, interval, show
 from featvis.structured import Structured
-from featvis.theory import Convex, Extrema, FunctionClass, Lipschitz
+from featvis.theory import Convex, Extrema, FunctionClass, Lipschitz, ReluNetworks
 from featvis.theory.twins import Twins
 
 __all__ = ["averages", "certificates", "linear_unit", "pairs", "reading", "straightness", "table", "twins"]
@@ -66,6 +66,9 @@ def _line(ax: Axes, klass: FunctionClass, known: Extrema, x: Tensor) -> None:
     for function, colour, dashes in ((pair.low, ONE, "-"), (pair.high, OTHER, DASHED)):
         ax.plot(smooth, function(smooth[:, None]), color=colour, ls=dashes, lw=1.8)
         ax.plot(x, function(pair.x[None]), "o", color=colour, ms=5, mec="white", zorder=4)
+    centres, values = klass._fixed(known) if isinstance(klass, ReluNetworks) else known.knots
+    if len(values) > 2:
+        ax.plot(centres[2:, 0], values[2:], "o", color=INK, mfc="white", ms=4.5, zorder=4)
     ax.plot(known.at_min, [known.low], "v", color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
     ax.plot(known.at_max, [known.high], "^", color=VISUALIZATION, ms=7, clip_on=False, zorder=5)
     ax.axvline(float(x), color=INK, lw=0.8, ls=":")
@@ -151,7 +154,7 @@ def table(frame: pd.DataFrame) -> Figure:
 
 
 def twins(found: Twins) -> Figure:
-    """Above, the visualizations of the three networks' unit; below, its activation at x between both extrema."""
+    """Above, the visualizations of the unit in both twins; below, its activation at x between both extrema."""
     names = {"original": "original", "down": "twin “down”", "up": "twin “up”"}
     scaled = found.scaled()
     with _style():

@@ -335,6 +335,8 @@ def _more(x: Tensor, value: float) -> theory.Extrema:
         (theory.MorePictures(1), _more(HALF, 1.5), HALF / 2, "1.5, which does not lie between"),
         (theory.MorePictures(1), _more(HALF, float("nan")), HALF / 2, "nan, which does not lie between"),
         (theory.MorePictures(1), _more(CORNERS.at_max, 0.5), HALF, "at the same point have different values"),
+        (theory.MorePictures(1), _more(CORNERS.at_max, 1.0), HALF, "the same picture was given more than once"),
+        (theory.Minimizers(torch.rand(2, 3), torch.full((2,), 0.5)), CORNERS, HALF, "have 3 numbers, the extrema 2"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(klass, seen, x, words):
@@ -350,6 +352,32 @@ def test_a_class_without_members_cannot_be_made():
             theory.Lipschitz(slope)
     with pytest.raises(fv.FeatvisError, match="3 training images and 2 labels"):
         theory.Minimizers(torch.rand(3, 4), torch.full((2,), 0.5))
+    with pytest.raises(fv.FeatvisError, match="two training images are the same"):
+        theory.Minimizers(torch.ones(2, 4), torch.full((2,), 0.5))
+    with pytest.raises(fv.FeatvisError, match="outside of"):
+        theory.Minimizers(torch.rand(2, 4), torch.tensor([0.5, torch.nan]))
+    with pytest.raises(fv.FeatvisError, match="m=-1"):
+        theory.MorePictures(-1)
+    with pytest.raises(fv.FeatvisError, match=r"shapes \(2,\) and \(3,\)"):
+        theory.Extrema(torch.zeros(2), torch.ones(3))
+    with pytest.raises(fv.FeatvisError, match=r"shape \(2, 2\) were given with 1 values"):
+        theory.Extrema(torch.zeros(2), torch.ones(2), points=torch.rand(2, 2), values=torch.ones(1))
+
+
+@pytest.mark.parametrize("klass", [theory.Anything(), theory.PiecewiseAffine(), theory.Minimizers], ids=str)
+def test_more_pictures_change_nothing_for_the_other_hopeless_classes_either(klass):
+    generator = torch.Generator().manual_seed(6)
+    if klass is theory.Minimizers:
+        klass = theory.Minimizers(torch.rand(5, 3, dtype=torch.double, generator=generator), torch.full((5,), 0.3))
+    _, seen = klass.sample(3, 1)
+    points = torch.rand(6, 3, dtype=torch.double, generator=generator)
+    more = dataclasses.replace(seen, points=points, values=torch.linspace(0.1, 0.9, 6, dtype=torch.double))
+    x = point(klass, 3, 2)
+    pair = klass.pair(more, x, 0.02)
+    assert pair.gap == pytest.approx(0.98)
+    for member in (pair.low, pair.high):
+        assert klass.violation(member, more, near=x) == ""
+        assert torch.allclose(member(points), more.values)
 
 
 def test_a_slope_that_leads_nowhere_has_no_members():
@@ -426,6 +454,7 @@ def test_on_average_the_bump_vanishes_and_the_plateau_does_not():
     frame = average_case(seen_by((low, high), train, (1.0, 3.0)), natural, groups).set_index("row")
     bumps = frame.loc[["D1", "D2", "D3", "D4"]]
     assert (bumps["one"] < 0.02).all()
+    assert bumps.loc["D1", "all"] == pytest.approx(0.475)  # half of what a margin of 0.05 leaves
     assert (bumps["all"] > 0.4).all()
     assert (bumps["worst"] == 0.5).all()
     assert frame.loc["D5", "all"] > 0.3

@@ -82,6 +82,16 @@ class Extrema:
     points: Tensor = field(default_factory=_none)
     values: Tensor = field(default_factory=_none)
 
+    def __post_init__(self) -> None:
+        sizes = (self.at_min.shape, self.at_max.shape)
+        if self.at_min.dim() != 1 or sizes[0] != sizes[1]:
+            raise FeatvisError(f"extrema of shapes {tuple(sizes[0])} and {tuple(sizes[1])} were given; both are (d,).")
+        if self.points.numel() != len(self.values) * self.dimension:
+            raise FeatvisError(
+                f"further pictures of shape {tuple(self.points.shape)} were given with {len(self.values)} values; they "
+                f"are ({len(self.values)}, {self.dimension})."
+            )
+
     @property
     def dimension(self) -> int:
         return len(self.at_min)

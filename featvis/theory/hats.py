@@ -46,6 +46,11 @@ class ReluNetworks(FunctionClass):
     kind: type[Hats] | type[Pyramids] = Hats
     order: float = 1
 
+    def possible(self, seen: Extrema) -> None:
+        super().possible(seen)
+        if spacing(seen.knots[0], self.order) == 0:
+            raise FeatvisError("the same picture was given more than once; give each once.")
+
     def _fixed(self, seen: Extrema) -> tuple[Tensor, Tensor]:
         """All points whose values every member shares."""
         return seen.knots
@@ -91,8 +96,10 @@ class Minimizers(ReluNetworks):
         self.images, self.labels = images.double(), labels.double()
         if len(self.images) != len(self.labels):
             raise FeatvisError(f"{len(images)} training images and {len(labels)} labels were given; each has one.")
-        if bool(((self.labels <= 0) | (self.labels >= 1)).any()):
+        if not bool(((self.labels > 0) & (self.labels < 1)).all()):
             raise FeatvisError("a training label lies outside of (0, 1), where only the extrema have 0 and 1.")
+        if len(self.images) > 1 and spacing(self.images, 1) == 0:
+            raise FeatvisError("two training images are the same; give each once.")
 
     def _fixed(self, seen: Extrema) -> tuple[Tensor, Tensor]:
         centres, values = seen.knots
@@ -100,6 +107,8 @@ class Minimizers(ReluNetworks):
 
     def possible(self, seen: Extrema) -> None:
         super().possible(seen)
+        if seen.dimension != self.images.shape[1]:
+            raise FeatvisError(f"training images have {self.images.shape[1]} numbers, the extrema {seen.dimension}.")
         if bool((distances(seen.knots[0], self.images, torch.inf) == 0).any()):
             raise FeatvisError("one of the pictures that the observer sees is a training image; choose others.")
 
@@ -134,6 +143,8 @@ class MorePictures(ReluNetworks):
     why = "a hat avoids any finite number of points"
 
     def __init__(self, m: int):
+        if m < 0:
+            raise FeatvisError(f"m={m} more pictures were asked for; 0 is the fewest.")
         self.m = m
         self.name = f"ReLU networks, {m} more pictures"
 

@@ -31,7 +31,6 @@ from featvis.visualize.render import render
 from featvis.visualize.result import Visualizations
 
 SHARE = 0.05  # of the range, by which v keeps away from the extrema
-ROUNDING = 1e-3
 
 
 class Bend(nn.Module):

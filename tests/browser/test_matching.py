@@ -255,8 +255,12 @@ def study(tmp_path):
 
 
 def test_a_session_survives_a_reload_and_a_killed_server(player, study, tmp_path):
+    from featvis.matching.experiment.store import Store
+
     made, server, _ = study
-    by_id = {trial.id: trial for trial in made.trials}
+    store = Store(tmp_path)
+    by_id = {store.names[trial.id]: trial for trial in made.trials}
+    store.close()
     driver = player.driver
     driver.get(server.links[0])
     wait_for(lambda: "take part" in player.find("h3").text, why="asking for consent")
@@ -299,12 +303,10 @@ def test_a_session_survives_a_reload_and_a_killed_server(player, study, tmp_path
     assert "feature visualizations" in player.find(".page").text
     driver.refresh()
     wait_for(lambda: "Thank you" in player.find("h3").text, why="the end, again")
-    from featvis.matching.experiment.store import Store
-
     store = Store(tmp_path)
     rows = store.rows()
     assert [row[1] for row in rows] == list(range(9))
-    assert {row[2].id: row[3]["match"] for row in rows} == given
+    assert {store.names[row[2].id]: row[3]["match"] for row in rows} == given
     assert all(row[3]["rt"] > 0 and row[3]["first"] <= row[3]["rt"] for row in rows)
     assert store.participants()[0]["comment"] == "<b>=1+1</b>"
     store.close()

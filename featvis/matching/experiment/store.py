@@ -80,7 +80,7 @@ class Store:
         if known and known[0] != digest:
             raise FeatvisError(f"{trials.FILE} is not the one that the answers in {FILE} belong to.")
         # Numbers would tell which trials are catch trials; nobody but the server knows what these are made from.
-        self._names = {
+        self.names = {
             trial.id: hashlib.sha256(f"{digest} {trial.id}".encode()).hexdigest()[:16] for trial in self.design.trials
         }
 
@@ -138,7 +138,7 @@ class Store:
             "next": self._next(participant),
             "consented": self._agreed(self._told(participant, "consent")),
             "commented": bool(self._told(participant, "comment")),
-            "trials": [{**public(t, self.files), "id": self._names[t.id]} for t in self.order(participant)],
+            "trials": [{**public(t, self.files), "id": self.names[t.id]} for t in self.order(participant)],
         }
 
     # ------------------------------------------------------------ answers
@@ -147,7 +147,7 @@ class Store:
         """Store an answer; sent again with the same id it is stored once. Raises Refused for anything else, and for
         an answer of somebody who has not agreed to take part, or does not any more."""
         order = self.order(participant)
-        id, position, text = checked(given, order, self._names)
+        id, position, text = checked(given, order, self.names)
         with self._writing() as db:
             told = db.execute(TOLD, (participant, "consent")).fetchall()
             if self.texts["consent"] and not self._agreed([data for (data,) in told]):
