@@ -20,6 +20,7 @@ from featvis import damage, zoo
 from featvis.controls import rendered_paths
 from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
+from featvis.networks.photonet import SIZE
 from featvis.networks.training import RADIUS, adversarial, augment, in_memory
 from featvis.path_result import PathSimilarity
 from featvis.paths import PER_CLASS
@@ -36,8 +37,9 @@ class HardenedPaths:
     """Path similarity of both copies, and what they do on test images.
 
     paths   "plain" and "hardened" -> PathSimilarity of their logits' visualizations
-    rates   one row for each copy: `accuracy` on test images, and `attacked`, the share that keeps its class when it is
-            moved towards another one (`damage.adversarial`)
+    rates   one row for each copy: the `radius` that it was trained with, `accuracy` on test images, and `attacked`, the
+            share that is right when each image is moved towards another class by a norm of `attack`
+            (`damage.adversarial`)
     """
 
     paths: dict[str, PathSimilarity]
@@ -73,10 +75,10 @@ def trained_on(
     seed: int = 0,
     progress: bool = True,
 ) -> Subject:
-    """A copy of a classifier after `steps` more batches of labelled images, moved up to `radius` against their label.
+    """A copy of a classifier after `steps` more batches of images, moved by about `radius` against their label.
 
-    The radius is a Euclidean norm of pixels in [0, 1]; 0 trains on the images as they are. Raises FeatvisError if the
-    images' classes are not the subject's.
+    The radius is a Euclidean norm of pixels in [0, 1] (see `adversarial`); 0 trains on the images as they are. Raises
+    FeatvisError if the images' classes are not the subject's.
     """
     if tuple(images.classes) != tuple(subject.classes):
         raise FeatvisError(f"{images.name} has other classes than {subject.name}; training on needs the same ones.")
@@ -91,8 +93,8 @@ def trained_on(
         for _ in tqdm(range(steps), name, unit="step", disable=not progress, leave=False):
             chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
             x, y = augment(pixels[chosen].float() / 255, generator), labels[chosen]
-            if radius:
-                x = adversarial(network, subject.preprocess, x, y, apart, radius)
+            # With a radius of 0, too: batch normalization and dropout see the same number of batches.
+            x = adversarial(network, subject.preprocess, x, y, apart, radius)
             loss = F.cross_entropy(network(subject.preprocess(x)), y)
             optimizer.zero_grad()
             loss.backward()
@@ -109,7 +111,7 @@ def hardened_paths(
     train: NaturalImages,
     *,
     train_steps: int = 200,
-    radius: float = 2 * RADIUS,
+    radius: float | None = None,
     seeds: int = 3,
     steps: int = 128,
     per_class: int = PER_CLASS,
@@ -119,11 +121,14 @@ def hardened_paths(
 
     natural  images to compare with and to attack, of the subject's classes
     train    images of the same classes to train on
+    radius   by default twice PhotoNet's, in proportion to the side of the image
     """
+    if radius is None:
+        radius = 2 * RADIUS * subject.preprocess.size[0] / SIZE
     paths, rows = {}, []
     for name, moved in zip(NAMES, (0.0, radius), strict=True):
         copied = trained_on(subject, train, train_steps, moved, name, progress=progress)
-        rows.append({"network": name, **_rates(copied, natural)})
+        rows.append({"network": name, "radius": moved, **_rates(copied, natural)})
         paths[name] = rendered_paths(copied, natural, seeds=seeds, steps=steps, per_class=per_class, progress=progress)
     return HardenedPaths(paths, pd.DataFrame(rows))
 
@@ -135,4 +140,5 @@ def _rates(subject: Subject, natural: NaturalImages) -> dict[str, float]:
     towards = (labels[some] + 1) % len(subject.classes)
     moved = damage.adversarial(subject, pixels[some].float() / 255, towards.to(subject.device))
     kept = torch.cat([logits.argmax(1).cpu() for logits in subject.logits(moved)]) == labels[some]
-    return {"accuracy": float(right.double().mean()), "attacked": float(kept.double().mean()), "images": len(pixels)}
+    rates = {"accuracy": float(right.double().mean()), "attacked": float(kept.double().mean())}
+    return {**rates, "attack": damage.RADIUS * natural.size, "images": len(pixels)}

@@ -50,7 +50,7 @@ def path_layers(subject: Subject) -> tuple[str, ...]:
     Everything on its way to the output passes each of them, one after the other, so "the first two thirds" means
     something; the branches inside of a block are parallel, and six of them would count as six layers. What a
     block gives out is its concatenation, sum or ReLU, also where a network calls those as functions. A normalization
-    that follows a convolution is no step of its own.
+    that follows a convolution is no step of its own: a ResNet's first convolution stands for both.
     """
     norms = (_BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm)
     return tuple(name for name in subject.blocks if not isinstance(subject.network.get_submodule(name), norms))

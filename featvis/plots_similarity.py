@@ -138,7 +138,8 @@ def controls(
         ax.invert_yaxis()
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", color=INK, alpha=0.08)
-        ax.set_xlabel(f"{NORMALIZED}: 0 as unlike as different {_plural(result)}, 1 as alike as one {_group(result)}")
+        several, one = (f"{word} (units)" if more else word for word in (_plural(result), _group(result)))
+        ax.set_xlabel(f"{NORMALIZED}: 0 as unlike as different {several}, 1 as alike as one {one}")
         handles = [
             Line2D([], [], color=INK, marker="o", mfc=face, lw=1.3, label=text)
             for face, text in (("white", "first two thirds of the layers"), (INK, "last third"))

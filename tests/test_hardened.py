@@ -40,13 +40,15 @@ def test_copies_see_the_same_images_and_leave_the_original_alone(subject, monkey
     before = [p.clone() for p in subject.network.parameters()]
 
     def moved(network, preprocess, images, labels, generator, radius):
-        seen["hardened"].append(images.clone())
+        seen["hardened" if radius else "plain"].append(images.clone())
         return images
 
     monkeypatch.setattr("featvis.hardened.adversarial", moved)
     plain = trained_on(subject, Lettered(102), 3, 0.0, "plain", progress=False)
     hardened = trained_on(subject, Lettered(102), 3, 1.5, "hardened", progress=False)
-    assert len(seen["hardened"]) == 3
+    assert len(seen["plain"]) == len(seen["hardened"]) == 3
+    for a, b in zip(seen["plain"], seen["hardened"], strict=True):
+        assert torch.equal(a, b)
     for a, b in zip(plain.network.parameters(), hardened.network.parameters(), strict=True):
         assert torch.equal(a, b)  # without the perturbation itself nothing differs
     for a, b in zip(before, subject.network.parameters(), strict=True):
@@ -54,10 +56,14 @@ def test_copies_see_the_same_images_and_leave_the_original_alone(subject, monkey
     assert any(not torch.equal(a, b) for a, b in zip(before, plain.network.parameters(), strict=True))
     assert not plain.network.training
     monkeypatch.undo()
+    batches = int(plain.network.conv1[1].num_batches_tracked)
+    again = trained_on(subject, Lettered(102), 3, 0.0, "plain", progress=False)
     other = trained_on(subject, Lettered(102), 3, 1.5, "hardened", progress=False)
     assert any(
-        not torch.equal(a, b) for a, b in zip(plain.network.parameters(), other.network.parameters(), strict=True)
+        not torch.equal(a, b) for a, b in zip(again.network.parameters(), other.network.parameters(), strict=True)
     )
+    tracked = [int(s.network.conv1[1].num_batches_tracked) for s in (again, other)]
+    assert tracked == [batches + 3] * 2  # normalization has seen as many batches in both
 
 
 def test_both_copies_are_checked(subject, tmp_path):
