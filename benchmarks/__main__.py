@@ -100,7 +100,7 @@ def main() -> None:
         found["spearman"] = similarity.spearman()
     if "paths" in parts:
         print("memory of path similarity ...", file=sys.stderr)
-        found["paths"] = similarity.memory(options.threads, (40 * 4,) if options.quick else (400, 2000))
+        found["paths"] = similarity.memory(options.threads, {"blocks": (160,)} if options.quick else similarity.COUNTS)
     text = markdown(found)
     options.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -124,11 +125,14 @@ def _beyond(method: str) -> float:
     return float(done.stdout)
 
 
-def memory(threads: int, counts: tuple[int, ...] = (400, 2000), which: tuple[str, ...] = ("blocks",)) -> list[dict]:
+COUNTS = {"blocks": (400, 2000), "all": (160, 400)}  # layers -> numbers of images
+
+
+def memory(threads: int, counts: Mapping[str, tuple[int, ...]] = COUNTS) -> list[dict]:
     """Peak resident MiB of path similarity on ever more images, each run in a process of its own."""
     rows = []
-    for layers in which:
-        for count in counts:
+    for layers, numbers in counts.items():
+        for count in numbers:
             command = [sys.executable, "-c", _SCRIPT, str(count), layers, str(threads)]
             done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
             peak, seconds, axis, activations = map(float, done.stdout.split())
