@@ -51,9 +51,9 @@ class HardenedPaths:
 
     def difference(self, again: HardenedPaths) -> str:
         """ "" if rates and normalized similarities are about the same."""
-        columns = ["accuracy", "attacked"]
-        rates = shares_differ(*(r.rates[columns].to_numpy().ravel().tolist() for r in (self, again)))
-        return rates or next(filter(None, (self.paths[name].difference(again.paths[name]) for name in self.paths)), "")
+        old, new = (result.rates[["accuracy", "attacked"]].to_numpy().ravel().tolist() for result in (self, again))
+        every = [shares_differ(old, new), *(self.paths[name].difference(again.paths[name]) for name in self.paths)]
+        return next(filter(None, every), "")
 
     def save(self, folder: Path) -> None:
         self.rates.to_csv(folder / "rates.csv", index=False)
