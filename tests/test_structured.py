@@ -130,6 +130,14 @@ def test_errors_are_measured_in_the_range_of_the_unit():
     z = torch.tensor([[0.0, 1.0], [0.5, 0.5], [0.5, 1.0]])  # distances from the minimum, coordinate by coordinate
     assert row["open"] == pytest.approx(float((z[:, 1] - z[:, 0]).mean()))
     assert row["certified"] == pytest.approx(row["open"] / 2 / (1 / 3))
+    steep = 5**0.5 / 3  # the network's slope, where its extrema are 0 and 1; above the least, 1 / sqrt(2)
+    low, high = ((x - end).norm(dim=1) for end in (at_min, at_max))
+    width = (steep * low).clamp(max=1) - (1 - steep * high).clamp(min=0)
+    row, _ = _measured("lipschitz", "box", network, 0, at_min, at_max, x, actual)
+    assert row["open"] == pytest.approx(float(width.mean()))
+    assert row["outside"] == 0
+    shifted, _ = _measured("linear", "box", network, 0, at_min, at_max, x, actual + torch.tensor([0, 0, 3.0]))
+    assert shifted["outside"] == pytest.approx(1 / 3)  # one image lies beyond what the class allows
     wrong, _ = _measured("free", "box", network, 0, at_max, at_min, x, actual)
     assert wrong["line"] == pytest.approx(float(torch.corrcoef(torch.stack([line, actual]))[0, 1] ** 2))
     backwards, _ = _measured("free", "box", network, 0, at_min, at_max, x, -actual)

@@ -459,6 +459,10 @@ def test_on_average_the_bump_vanishes_and_the_plateau_does_not():
     assert (bumps["worst"] == 0.5).all()
     assert frame.loc["D5", "all"] > 0.3
     assert frame.loc["D11", ["worst", "one", "all"]].abs().max() < 1e-9
+    alone = average_case(seen_by((low, high), train, (1.0, 3.0)), natural, range(len(groups))).set_index("row")
+    assert alone.loc["D7", "all"] == pytest.approx(frame.loc["D7", "all"], rel=0.2)
+    widths = [f.loc["D7", "all_high"] - f.loc["D7", "all_low"] for f in (frame, alone)]
+    assert widths[0] > 1.3 * widths[1]  # crops of a photograph are alike: it is the photographs that are drawn
     gentle, steep = frame.loc["D8", "all"]
     assert gentle < steep
     assert (frame["all_low"] <= frame["all"]).all()
