@@ -127,7 +127,7 @@ class Linearity:
             for success in (f"{source} {decoder}" for source in SOURCES for decoder in DECODERS):
                 part = used[["layer", measure, success]].dropna()
                 x, y = within(part["layer"], part[measure]), within(part["layer"], part[success])
-                low, high = _bootstrap(x, y)
+                low, high = _bootstrap(part["layer"].to_numpy(), x, y)
                 plain = spearmanr(part[measure], part[success]).statistic
                 p = _permuted(part["layer"].to_numpy(), x, y)
                 found = {"measure": measure, "success": success, "units": len(part), "across layers": plain}
@@ -159,10 +159,14 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 
 
-def _bootstrap(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    rows = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
-    a, b = x[rows], y[rows]
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+def _bootstrap(layers: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Units are drawn inside of their layers, as ranks are taken there, and centred there again."""
+    rng, parts = np.random.default_rng(0), []
+    for layer in np.unique(layers):
+        place = np.flatnonzero(layers == layer)
+        rows = place[rng.integers(len(place), size=(RESAMPLES, len(place)))]
+        parts.append([values[rows] - values[rows].mean(1, keepdims=True) for values in (x, y)])
+    a, b = (np.concatenate(columns, 1) for columns in zip(*parts, strict=True))
     found = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
