@@ -156,10 +156,11 @@ class Structured:
 
     table     one row for each network (`network`, `seed`), domain of its visualizations (`domain`) and `unit`:
               `accuracy` of the network on the test images; `line`, the squared correlation there with what the affine
-              function with these extrema gives (0 where that runs the wrong way); and, where its class has bounds,
-              `open`, their mean width over the test images on the scale of the extrema, `certified`, the error that
-              they allow, and `error`, that of their middle, both as means in units of the output's range on the test
-              images, and `outside`, the share of test images beyond the bounds
+              function with these extrema gives (0 where that runs the wrong way); `other`, the same with the next
+              output's extrema, as a control; and, where its class has bounds, `open`, their mean width over the test
+              images on the scale of the extrema, `certified`, the error that they allow, and `error`, that of their
+              middle, both as means in units of the output's range on the test images, and `outside`, the share of test
+              images beyond the bounds
     scatter   `network`, `domain`, `actual` and `predicted` (by that affine function) for one unit, on 400 images
     pictures  "network domain" -> visualizations (2, 3, h, w) of that unit's maximum and minimum; those on the ball,
               which hardly differ from grey, with their contrast stretched as far as it goes
@@ -193,7 +194,7 @@ class Structured:
         return cls(pd.read_csv(folder / "table.csv"), pd.read_csv(folder / "scatter.csv"), pictures)
 
 
-@shelved(2, Structured)
+@shelved(3, Structured)
 def structured(
     subject: Subject,
     train_images: NaturalImages,
@@ -226,8 +227,9 @@ def structured(
         accuracy = float((actual.argmax(1) == labels).double().mean())
         for domain in DOMAINS:
             high, low = _extrema(named, domain, ascent)
-            for i in range(len(classes)):
-                row, line = _measured(kind, domain, exact, i, low[i], high[i], x, actual[:, i])
+            found = [_measured(kind, domain, exact, i, low[i], high[i], x, actual[:, i]) for i in range(len(classes))]
+            for i, (row, line) in enumerate(found):
+                row["other"] = _explained(found[(i + 1) % len(found)][1], actual[:, i])
                 rows.append({"network": kind, "domain": domain, "seed": seed, "unit": i, "accuracy": accuracy, **row})
                 if i == unit and seed == 0:
                     scatters.append(_kept(kind, domain, actual[:, i], line))
@@ -261,7 +263,7 @@ def _measured(
     if kind.startswith("ball-"):  # the points that the rest of the network sees
         ends, x = OnSphere()(ends), OnSphere()(x)
     line = low + (high - low) * Along(ends[0], ends[1])(x)
-    row = {"line": float(torch.corrcoef(torch.stack([line, actual]))[0, 1].clamp(min=0) ** 2)}
+    row = {"line": _explained(line, actual)}
     if domain == "ball" and kind in UNTIED:
         return row, line
     scaled = (actual - low) / (high - low)
@@ -297,6 +299,11 @@ def _stretched(pictures: Tensor, domain: str) -> Tensor:
     if domain == "box":
         return pictures
     return MIDDLE + 0.5 * (pictures - MIDDLE) / (pictures - MIDDLE).abs().amax((1, 2, 3), keepdim=True)
+
+
+def _explained(predicted: Tensor, actual: Tensor) -> float:
+    """Squared correlation; 0 where the prediction runs the wrong way."""
+    return float(torch.corrcoef(torch.stack([predicted, actual]))[0, 1].clamp(min=0) ** 2)
 
 
 def _kept(kind: str, domain: str, actual: Tensor, line: Tensor) -> pd.DataFrame:

@@ -95,6 +95,9 @@ def test_structured_measures_each_network_on_both_domains(crops, tmp_path):
     # an error of half of what is open, in units of the range: the same unit's two columns hang together by that range
     free = found.table[(found.table["network"] == "free") & (found.table["domain"] == "box")]
     assert (free["certified"] >= free["error"] - 1e-9).all()
+    pairs = found.table.groupby(["network", "domain"])[["line", "other"]].mean()
+    assert pairs.loc[("linear", "ball"), "other"] < 0.7 * pairs.loc[("linear", "ball"), "line"]
+    assert found.table["other"].between(0, 1).all()
     outside = mean["outside"].xs("box", level=1)
     assert (outside.drop("ball-linear") < 0.02).all()  # whose bounds are a line, which ascent on the box just misses
     assert np.isnan(mean.loc[("free", "ball"), "certified"])
