@@ -124,6 +124,20 @@ def test_participants_get_balanced_blocks_in_their_own_order(served):
     assert store.order(1) == Store(store.folder).order(1)
 
 
+def test_rows_stand_in_another_order_for_everybody(served):
+    """Whoever always gives the same answer is at chance over participants, as whoever guesses."""
+    _, _, store = served
+    for participant in (1, 3):  # the same list
+        for shown in store.order(participant):
+            (made,) = (trial for trial in store.design.trials if trial.id == shown.id)
+            assert dict(zip(shown.answer, shown.right, strict=True)) == dict(zip(made.answer, made.right, strict=True))
+            assert (shown.left, shown.units) == (made.left, made.units)
+    one, three = ({trial.id: trial.answer for trial in store.order(p)} for p in (1, 3))
+    assert 0.6 < np.mean([one[id] != three[id] for id in one]) < 1
+    hits = [sum(a == b for a, b in enumerate(t.answer)) for p in range(1, 200, 2) for t in store.order(p)[:3]]
+    assert np.mean(hits) == pytest.approx(1, abs=0.2)
+
+
 def test_answers_are_stored_once_and_in_order(served):
     client, tokens, store = served
     state = state_of(client, tokens[0])
@@ -288,10 +302,10 @@ def test_exports_are_tidy_and_read_by_the_analysis(served, tmp_path, capsys):
     main(["match", "export", str(store.folder), "--out", str(out)])
     table = pd.read_csv(out / "answers.csv", dtype={"right": str})
     assert len(table) == 2 * 41
-    by_id = {t.id: t for t in store.design.trials}
+    by_id = {f"sub-{p:03d}": {t.id: t for t in store.order(p)} for p in (1, 2)}
     stored = {(row[0], row[1]): row for row in store.rows()}
     for row in table.itertuples():
-        trial = by_id[row.trial]
+        trial = by_id[row.observer][row.trial]
         given = stored[int(row.observer[4:]), row.position][3]["match"]
         assert row.right.count("1") == row.correct == sum(a == b for a, b in zip(given, trial.answer, strict=True))
     described = json.loads((out / "task-matching_beh.json").read_text())

@@ -257,9 +257,9 @@ def study(tmp_path):
 def test_a_session_survives_a_reload_and_a_killed_server(player, study, tmp_path):
     from featvis.matching.experiment.store import Store
 
-    made, server, _ = study
+    _, server, _ = study
     store = Store(tmp_path)
-    by_id = {store.names[trial.id]: trial for trial in made.trials}
+    by_id = {store.names[trial.id]: trial for trial in store.order(1)}
     store.close()
     driver = player.driver
     driver.get(server.links[0])

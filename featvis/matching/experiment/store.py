@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,15 @@ class Store:
         return int(rows[0][0])
 
     def order(self, participant: int) -> tuple[Trial, ...]:
-        """The participant's trials in the participant's own order."""
+        """The participant's trials in the participant's own order, and so the rows on the right.
+
+        If all saw the same rows in the same place, those who always answer alike would not score at chance on average.
+        """
         if participant not in self._orders:
             part = self.design.lists[(participant - 1) % len(self.design.lists)]
-            self._orders[participant] = ordered(part, [self.design.seed, participant])
+            rng = np.random.default_rng([self.design.seed, participant, 1])
+            order = ordered(part, [self.design.seed, participant])
+            self._orders[participant] = tuple(shuffled(trial, rng) for trial in order)
         return self._orders[participant]
 
     def state(self, participant: int) -> dict[str, Any]:
@@ -188,10 +194,9 @@ class Store:
         return {"stored": True}
 
     def rows(self) -> list[tuple[int, int, Trial, dict[str, Any], float, str]]:
-        """Every stored answer: participant, position, trial, what was given, when, id."""
-        by_id = {trial.id: trial for trial in self.design.trials}
-        found = self._read("SELECT participant, position, trial, given, received, id FROM answers ORDER BY 1, 2")
-        return [(p, at, by_id[trial], json.loads(given), when, id) for p, at, trial, given, when, id in found]
+        """Every stored answer: participant, position, trial as the participant saw it, what was given, when, id."""
+        found = self._read("SELECT participant, position, given, received, id FROM answers ORDER BY 1, 2")
+        return [(p, at, self.order(p)[at], json.loads(given), when, id) for p, at, given, when, id in found]
 
     def participants(self) -> list[dict[str, Any]]:
         """Every participant: number, list, how many answers, consent, comments."""
@@ -242,6 +247,12 @@ def ordered(part: tuple[Trial, ...], seed: Any) -> tuple[Trial, ...]:
         if trial.part == "catch":
             order.insert(int(rng.integers(1, len(order) + 1)), trial)
     return (*(trial for trial in part if trial.part == "practice"), *order)
+
+
+def shuffled(trial: Trial, rng: np.random.Generator) -> Trial:
+    """The same trial with its rows on the right in another order."""
+    order = rng.permutation(len(trial.right)).tolist()
+    return replace(trial, right=tuple(trial.right[i] for i in order), answer=tuple(trial.answer[i] for i in order))
 
 
 def public(trial: Trial, files: dict[str, str], base: str = "/images/") -> dict[str, Any]:
