@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from featvis.exemplars import exemplars
+from featvis.holm import holm
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
 from featvis.subjects import Subject
@@ -182,15 +183,6 @@ def _permuted(layers: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
             shuffled[place] = y[rng.permutation(place)]
         count += abs(x @ shuffled) >= observed - 1e-12
     return (count + 1) / (RESAMPLES + 1)
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """p-values corrected for their number (Holm 1979)."""
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    result = np.empty_like(p)
-    result[order] = np.minimum(1, stepped)
-    return result
 
 
 def _some(units: Sequence[str], count: int) -> list[str]:

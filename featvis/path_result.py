@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from featvis.holm import holm
+
 RESAMPLES = 10_000
 LEVEL = 0.05
 FILE = "paths.npz"
@@ -287,15 +289,6 @@ def quantiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     quantile = np.nanquantile if np.isnan(some).any() else np.quantile  # the former takes many times as long
     ends[:, known] = quantile(some, (LEVEL / 2, 1 - LEVEL / 2), axis=0)
     return ends[0], ends[1]
-
-
-def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's correction for testing several hypotheses (Holm 1979); not-a-number is no hypothesis."""
-    p = np.asarray(p, float)
-    order = np.argsort(p)[: int((~np.isnan(p)).sum())]
-    found = np.full(len(p), np.nan)
-    found[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return found
 
 
 def leaves_zero(layers: Sequence[str], above: np.ndarray) -> str | None:

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from featvis.errors import FeatvisError, listed
+from featvis.holm import holm
 from featvis.matching import mixed
 from featvis.matching.stimuli import DEPTHS, PRACTICE
 from featvis.matching.trials import KINDS, PARTS
@@ -181,15 +182,6 @@ def by_unit(answers: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["observer", "kind", "depth", "unit", "hit"])
     groups = table.groupby(["observer", "kind", "depth", "unit"], sort=False)["hit"]
     return groups.agg(trials="size", share="mean").reset_index()
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's correction of several p (statsmodels has it too, but collects garbage for a second in each call)."""
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(np.arange(len(p), 0, -1) * np.asarray(p, float)[order])
-    found = np.empty(len(p))
-    found[order] = np.minimum(stepped, 1)
-    return found
 
 
 TERMS = ("level", "visualization", "n", "depth", "visualization x n", "visualization x depth")

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from featvis.errors import FeatvisError, reason
-from featvis.matching.analysis import holm
+from featvis.holm import holm
 from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 
