@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -237,3 +239,18 @@ def test_switch_needs_pairs_and_stays_in_them():
     del data["pairs"][0]["score"], data["pairs"][0]["unit"]
     with pytest.raises(FeatvisError, match=r"coins -> moon lacks unit, score\."):
         Switch(data)
+
+
+def test_no_class_of_a_widget_is_styled_by_the_page() -> None:
+    """Names such as "card" and "progress" belong to Bootstrap, which painted parts of the game white on a dark page."""
+    theme = importlib.util.find_spec("pydata_sphinx_theme")
+    if theme is None or theme.origin is None:
+        pytest.skip("THE CLASSES OF WIDGETS ARE NOT CHECKED: the book's theme is not installed")
+    sheets = list((Path(theme.origin).parent / "theme").rglob("*.css"))
+    styled = {name for s in sheets for name in re.findall(r"(?:^|[},])\s*\.([a-zA-Z][\w-]*)\s*(?=[,{])", s.read_text())}
+    assert {"card", "progress"} <= styled
+    scripts = [file for file in (ROOT / "featvis").rglob("*.js") if not file.name.startswith("jspsych")]
+    assert {"explorer.js", "matching.js"} <= {file.name for file in scripts}
+    for file in scripts:
+        texts = re.findall(r'(?:class: |classList\.\w+\()"([^"\n]*)"', file.read_text())
+        assert {name for text in texts for name in text.split()} & styled == set(), file.name

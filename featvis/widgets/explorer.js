@@ -489,8 +489,8 @@ function render({ model, el }) {
     const shortly = (one) => caption({ ...one, words: one.words.replace(/ of .*/, "") });
     return h("div", { class: "visualizations" },
       h("figure", { class: "big" }, draw(big, "div"), caption(big)),
-      h("div", { class: "small" }, all.filter((one) => one !== big).map((one) => h("figure", {},
-        draw(one, "button", { type: "button", onclick: () => { now.big = one.key; paintDetail(); detail.querySelector(".small button")?.focus({ preventScroll: true }); } }),
+      h("div", { class: "others" }, all.filter((one) => one !== big).map((one) => h("figure", {},
+        draw(one, "button", { type: "button", onclick: () => { now.big = one.key; paintDetail(); detail.querySelector(".others button")?.focus({ preventScroll: true }); } }),
         shortly(one)))));
   }
 

@@ -35,7 +35,7 @@ def test_page_loads_pictures_and_requests_nothing_elsewhere(page, address, netwo
     assert page.unit == "conv1:0"
     assert page.hash == ""  # the address changes when the reader chooses, not before
     assert len(page.driver.find_elements("css selector", ".grid [role=option]")) == 32
-    for selector in (".grid i", ".big .picture", ".top .picture", ".bottom .picture", ".small .picture"):
+    for selector in (".grid i", ".big .picture", ".top .picture", ".bottom .picture", ".others .picture"):
         assert page.natural_width(selector) > 0, selector
     row = data["layers"][0]["rows"][0]
     best = int(np.argmax(row["a"]))

@@ -33,14 +33,14 @@ export function play(el, trial, { feedback = false, progress = "" } = {}) {
   let picked = null, dragged = false, started = null, first = null, moves = 0, away = 0, left = null, over = false;
 
   const row = (images, whose) => images.map((src, i) => h("img", { src, alt: `image ${i + 1} of ${n}, ${whose}`, draggable: "false" }));
-  const cards = trial.right.map((images, j) => h("span", { class: "card" }, h("b", {}, String(j + 1)), h("span", { class: "strip" }, row(images, `row ${j + 1}`))));
+  const cards = trial.right.map((images, j) => h("span", { class: "deal" }, h("b", {}, String(j + 1)), h("span", { class: "strip" }, row(images, `row ${j + 1}`))));
   const places = held.map((_, place) => h("button", { type: "button", class: `place ${place < k ? "slot" : "pool"}`, "data-place": place, onclick: () => press(place) }));
   const say = h("p", { class: "say", "aria-live": "polite" });
   const sure = SURE.map((name, i) => h("label", {}, h("input", { type: "radio", name: group, value: i + 1, onchange: paint }), h("span", {}, name)));
   const next = h("button", { type: "button", class: "go", onclick: finish }, "Next");
   const heading = h("h3", { tabindex: -1 }, "Which rows belong together?");
   const root = h("div", { class: "trial", "data-trial": trial.id },
-    h("div", { class: "top" }, heading, h("span", { class: "progress" }, progress)),
+    h("div", { class: "top" }, heading, h("span", { class: "count" }, progress)),
     h("div", { class: "board" }, trial.left.map((images, i) => h("div", { class: "pair" },
       h("div", { class: "fixed", role: "group", "aria-label": `Row ${letter(i)}` }, h("b", {}, letter(i)), h("span", { class: "strip" }, row(images, `row ${letter(i)}`))), places[i]))),
     h("p", { class: "hint" }, "Put each of these beside the row that shows the same thing to the network: drag it, or tap it and then its place, or press its number and then a letter."),
@@ -250,7 +250,7 @@ function score(data, answers) {
   const bar = (right, of) => {
     const fill = h("i", { class: "fill" });
     fill.style.width = `${(100 * right) / of}%`;
-    return h("td", {}, h("span", { class: "bar" }, fill), h("span", { class: "figure" }, `${right} of ${of}`));
+    return h("td", {}, h("span", { class: "bar" }, fill), h("span", { class: "hits" }, `${right} of ${of}`));
   };
   const table = h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "matched rightly"), kinds.map((kind) => h("th", { scope: "col" }, KINDS[kind])))),
     h("tbody", {}, rows.map(([name, type, values]) => h("tr", { class: type }, h("th", { scope: "row" }, name), values.map((right, i) => bar(right, size(kinds[i])))))));
