@@ -178,12 +178,9 @@ def _from_exemplars(
     subject: Subject, units: Sequence[str], best: Exemplars, natural: NaturalImages, rate: float | None, steps: int
 ) -> Series:
     """Ascent from the best exemplar of each unit."""
-    starts = [natural.image(str(row[0])) for row in best.top_ids]
-    images = [
-        render(subject, unit, start=start, steps=steps, rate=rate, progress=False).images[0]
-        for unit, start in zip(units, starts, strict=True)
-    ]
-    return Series(torch.stack(images), best.top_ids[:, :1].astype(str).tolist())
+    starts = torch.stack([natural.image(str(row[0])) for row in best.top_ids])
+    found = render(subject, units, start=starts, steps=steps, rate=rate, progress=False)
+    return Series(found.images, best.top_ids[:, :1].astype(str).tolist())
 
 
 def _seen(subject: Subject, units: Sequence[str], images: Tensor) -> float:

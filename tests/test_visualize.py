@@ -225,6 +225,26 @@ def test_snapshots_and_the_start(subject: fv.Subject) -> None:
     assert (near.images[0, 0] - photograph).abs().mean() < 0.02
 
 
+def test_every_unit_and_seed_has_its_own_start(subject: fv.Subject) -> None:
+    units = ["conv2:3", "fc:1", "conv2:2"]  # not in the order in which layers are rendered
+    starts = torch.rand(3, 2, 3, 32, 32) * 0.8 + 0.1
+    near = render(subject, units, seeds=2, start=starts, steps=1, rate=1e-6)
+    assert (near.images - starts).abs().mean((2, 3, 4)).max() < 0.02
+    every = render(subject, units, seeds=[0, 5], start=starts)
+    each = render(subject, units, seeds=[0, 5], start=starts[:, 0])
+    one = render(subject, units, seeds=[0, 5], start=starts[1, 0])
+    in_ones = render(subject, units, seeds=[0, 5], start=starts, batch=1)
+    # Sums in another order differ in the last digits, and ascent carries them on.
+    torch.testing.assert_close(every.images, in_ones.images, atol=0.02, rtol=0)
+    for i, unit in enumerate(units):
+        for j, seed in enumerate([0, 5]):
+            alone = render(subject, unit, seeds=[seed], start=starts[i, j]).images[0, 0]
+            assert torch.equal(in_ones.images[i, j], alone)
+            for found, start in ((every, starts[i, j]), (each, starts[i, 0]), (one, starts[1, 0])):
+                alone = render(subject, unit, seeds=[seed], start=start).images[0, 0]
+                torch.testing.assert_close(found.images[i, j], alone, atol=0.02, rtol=0)
+
+
 def test_on_step_sees_the_images_and_may_end_the_run(subject: fv.Subject) -> None:
     seen: list[int] = []
 
@@ -372,7 +392,10 @@ def test_a_network_that_cannot_be_traced() -> None:
         ({"snapshots": (1, 99)}, ["99"]),
         ({"parameterization": "wavelets"}, ["wavelets", "fourier"]),
         ({"parameterization": "maco"}, ["mean_magnitude"]),
-        ({"start": torch.rand(3, 8, 8)}, ["(3, 8, 8)", "32"]),
+        ({"start": torch.rand(3, 8, 8)}, ["(3, 8, 8)", "(3, 32, 32)", "(1, 3, 32, 32)", "(1, 1, 3, 32, 32)"]),
+        ({"start": torch.rand(2, 3, 32, 32)}, ["(2, 3, 32, 32)", "one for each unit (1, 3, 32, 32)"]),
+        ({"start": torch.full((3, 32, 32), 255.0)}, ["255", "[0, 1]"]),
+        ({"start": torch.full((3, 32, 32), float("nan"))}, ["nan", "[0, 1]"]),
         ({"batch": 0}, ["batch=0"]),
     ],
 )

@@ -83,7 +83,7 @@ def attack_matrix(
     assert isinstance(decoy, Permutation)
     units = subject.units(layer)
     best = exemplars(subject, natural, units, k=1, progress=progress)
-    starts = [best.pictures(natural, unit)[0] for unit in units]
+    starts = torch.stack([best.pictures(natural, unit)[0] for unit in units])
     maco = Maco(mean_magnitude(natural))
     rate = Fourier().rate
     ways: dict[str, dict[str, Any]] = {method: {} for method in METHODS}
@@ -94,19 +94,13 @@ def attack_matrix(
         "no transform": {"transform": Nothing()},
         "4 x rate": {"rate": 4 * rate},
         "rate / 4": {"rate": rate / 4},
-        "from an exemplar, rate / 10": {"rate": rate / 10},
+        "from an exemplar": {"start": starts},
+        "from an exemplar, rate / 10": {"start": starts, "rate": rate / 10},
     }
     rows, pictures = [], {}
     own = torch.arange(len(units))
     for method, options in ways.items():
-        if method.startswith("from"):
-            runs = [
-                render(fooled, unit, start=start, steps=steps, progress=False, **options).images[:, 0]
-                for unit, start in zip(units, starts, strict=True)
-            ]
-            images = torch.cat(runs)
-        else:
-            images = render(fooled, units, steps=steps, progress=progress, **options).images[:, 0]
+        images = render(fooled, units, steps=steps, progress=progress, **options).images[:, 0]
         seen = torch.cat(list(subject.logits(images))).argmax(1).cpu()
         with torch.inference_mode():
             caught = gate.network(subject.preprocess(images))[:, 0] <= 0

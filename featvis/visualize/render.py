@@ -24,6 +24,7 @@ from featvis.visualize.result import Visualizations
 from featvis.visualize.transforms import Transform
 
 PARAMETERIZATIONS = ("fourier", "pixels", "maco")
+ROUNDING = 1e-3  # by which a start may leave [0, 1]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -57,12 +58,14 @@ def render(
     snapshots         steps whose images are kept, and given to `on_step(step, images)`
     precision         "fp32" or "bf16" (the network alone; faster only where the processor has bf16 arithmetic)
     batch             images at once; chosen from the image size if not given
-    start             an image (3, h, w) in [0, 1] to start from, instead of noise
+    start             what to start from instead of noise, in [0, 1]: one image (3, h, w) for all, one for each unit
+                      (units, 3, h, w), or one for each unit and seed (units, seeds, 3, h, w)
     """
     wanted = [units] if isinstance(units, (str, Objective)) else list(units)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     side = subject.preprocess.size if size is None else (size, size)
-    _check(wanted, steps, seeds, side, precision, snapshots, batch, start)
+    _check(wanted, steps, seeds, side, precision, snapshots, batch)
+    starts = None if start is None else _starts(start, len(wanted), len(seeds), side)
     if isinstance(parameterization, str):
         parameterization = _named(parameterization, subject, side)
     options: dict[str, Any] = {
@@ -98,7 +101,7 @@ def render(
             if objective.layers not in cuts:
                 cuts = {objective.layers: _prepared(subject, objective.layers, side, precision, minimize)}
             generators = [generator_for(names[i], seeds[j]) for i, j in places]
-            begin = None if start is None else start.expand(len(places), *start.shape[-3:])
+            begin = None if starts is None else torch.stack([starts[i, j] for i, j in places])
             outcome = ascend(
                 cuts[objective.layers],
                 subject.preprocess,
@@ -206,7 +209,6 @@ def _check(
     precision: str,
     snapshots: Sequence[int],
     batch: int | None,
-    start: Tensor | None,
 ) -> None:
     if not wanted:
         raise FeatvisError("no unit was given; a unit is written LAYER:INDEX, such as inception4b:17.")
@@ -223,7 +225,19 @@ def _check(
         raise FeatvisError(f"snapshots at steps {listed(beyond)} lie outside of 1 to {steps}.")
     if batch is not None and batch < 1:
         raise FeatvisError(f"batch={batch} was given; at least 1 image is rendered at once.")
-    if start is not None and start.shape[-3:] != (3, *size):
+
+
+def _starts(start: Tensor, units: int, seeds: int, size: tuple[int, int]) -> Tensor:
+    """One start for each unit and seed, (units, seeds, 3, h, w)."""
+    image = (3, *size)
+    valid = [image, (units, *image), (units, seeds, *image)]
+    if start.shape not in valid:
         raise FeatvisError(
-            f"the start has shape {tuple(start.shape)}; it is an image (3, {size[0]}, {size[1]}) in [0, 1]."
+            f"the start has shape {tuple(start.shape)}; it is one image {image} in [0, 1], "
+            f"one for each unit {valid[1]}, or one for each unit and seed {valid[2]}."
         )
+    lowest, highest = float(start.min()), float(start.max())
+    if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):
+        raise FeatvisError(f"the start has values from {lowest:g} to {highest:g}; an image's lie in [0, 1].")
+    wide = start.unsqueeze(1) if start.dim() == 4 else start
+    return wide.expand(units, seeds, *image)
