@@ -15,6 +15,7 @@ from featvis import (
     visualize,
 )
 from featvis.atlas import Atlas, atlas
+from featvis.audit import Audit, audit
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
 from featvis.fooling import fool, silence, silent_units, train_gate
@@ -30,6 +31,7 @@ from featvis.zoo import load
 
 __all__ = [
     "Atlas",
+    "Audit",
     "Exemplars",
     "FeatvisError",
     "PathSimilarity",
@@ -41,6 +43,7 @@ __all__ = [
     "Visualizations",
     "agreement",
     "atlas",
+    "audit",
     "exemplars",
     "fool",
     "fooling",

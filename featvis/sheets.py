@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return (images.detach().cpu().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def write(file: Path, images: Tensor, quality: int = 90, columns: int = COLUMNS) -> None:
+def write(file: Path | io.BytesIO, images: Tensor, quality: int = 90, columns: int = COLUMNS) -> None:
     """Write (n, 3, h, w) images in [0, 1] as one sheet; `quality` 0 to 100, or LOSSLESS."""
     pixels = to_pixels(images)
     n, height, width, _ = pixels.shape
@@ -27,6 +29,13 @@ def write(file: Path, images: Tensor, quality: int = 90, columns: int = COLUMNS)
     sheet.reshape(rows * columns, height, width, 3)[:n] = pixels
     picture = Image.fromarray(sheet.swapaxes(1, 2).reshape(rows * height, columns * width, 3))
     picture.save(file, "WEBP", lossless=quality >= LOSSLESS, quality=min(quality, 100), method=6)
+
+
+def uri(images: Tensor, columns: int = COLUMNS, quality: int = 70) -> str:
+    """(n, 3, h, w) images in [0, 1] as one sheet in a data: URI."""
+    buffer = io.BytesIO()
+    write(buffer, images, quality, columns)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def read(file: Path, n: int, size: tuple[int, int], columns: int = COLUMNS) -> Tensor:

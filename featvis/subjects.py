@@ -63,8 +63,13 @@ class Subject:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = name
         self.preprocess = preprocess
-        self.device = torch.device(device)
-        self.network = network.to(self.device).eval()
+        try:
+            self.device = torch.device(device)
+            self.network = network.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise FeatvisError(
+                f"the device {device!r} cannot be used here ({reason(error)}); give cpu, or leave it out."
+            ) from error
         self.classes = tuple(classes)
         logits = list(self.layers.values())[-1]
         if self.classes and logits != (len(self.classes),):

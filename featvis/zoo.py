@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,6 +84,25 @@ def _load(
             f"({listed(['googlenet', 'resnet50', 'vit_b_16'])}, ...): 'featvis subjects' lists them."
         )
     return _from_torchvision(name_or_module, weights, device, name)
+
+
+def imported(path: str) -> nn.Module:
+    """The network that MODULE:FUNCTION builds, called without arguments: code of your own, which is run.
+
+    Raises FeatvisError if there is no such module or function, or if it builds no nn.Module.
+    """
+    module, _, name = path.partition(":")
+    try:
+        build = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise FeatvisError(f"{path!r} cannot be imported ({reason(error)}); give MODULE:FUNCTION.") from error
+    try:
+        network = build()
+    except Exception as error:  # whatever a reader's own code raises
+        raise FeatvisError(f"{path!r} could not build a network without arguments ({reason(error)}).") from error
+    if not isinstance(network, nn.Module):
+        raise FeatvisError(f"{path!r} built a {type(network).__name__}; it must give an nn.Module.")
+    return network
 
 
 def torchvision_names() -> list[str]:

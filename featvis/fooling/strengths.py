@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,16 +173,9 @@ def grid(result: Strengths) -> dict[str, Any]:
     about = {"layer": result.layer, "decoy": result.decoy, "images": result.images, "units": units}
     scale = {"left": float(EDGES[0]), "width": float(EDGES[1] - EDGES[0]), "bins": bins}
     columns = sheets.COLUMNS
-    uri = sheet_uri(tiles, columns)
+    uri = sheets.uri(tiles, columns)
     return {**about, **scale, "strengths": strengths, "margins": margins, "sheet": uri, "columns": columns,
             "tiles": len(tiles)}  # fmt: skip
-
-
-def sheet_uri(tiles: Tensor, columns: int) -> str:
-    """Images (n, 3, h, w) as one sheet in a data: URI."""
-    with tempfile.TemporaryDirectory() as folder:
-        sheets.write(Path(folder) / "sheet.webp", tiles, 70, columns)
-        return "data:image/webp;base64," + base64.b64encode((Path(folder) / "sheet.webp").read_bytes()).decode()
 
 
 def _ways(direction: str, strength: float) -> list[tuple[float, float]]:

@@ -74,13 +74,22 @@ def adversarial(
 
 
 def train(
-    network: nn.Module, preprocess: Preprocess, images: NaturalImages, steps: int, checkpoint: Path, seed: int = 0
+    network: nn.Module,
+    preprocess: Preprocess,
+    images: NaturalImages,
+    steps: int,
+    checkpoint: Path,
+    seed: int = 0,
+    decay: float = 0.995,
 ) -> nn.Module:
-    """Train and return the moving average of `network`; an interrupted run goes on from `checkpoint`."""
+    """Train and return the moving average of `network`; an interrupted run goes on from `checkpoint`.
+
+    decay  what the average keeps of itself in each step
+    """
     pixels = torch.cat([(batch * 255).byte() for batch, _, _ in images.batches(256)])
     labels = torch.cat([labels for _, labels, _ in images.batches(256)])
     network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=2e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
     generator = torch.Generator().manual_seed(seed)

@@ -12,7 +12,7 @@ import torch
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from featvis.fooling.strengths import sheet_uri
+from featvis import sheets
 from featvis.widgets import Threshold
 from tests.browser import mock, pages
 from tests.browser.pages import Page, wait_for
@@ -50,7 +50,7 @@ def made_up() -> dict:
     return {
         "layer": "block.conv", "decoy": "block.conv:48", "images": 5100, "strengths": STRENGTHS, "margins": MARGINS,
         "left": -8.0, "width": 0.25, "bins": 72, "columns": 16, "tiles": len(tiles), "units": units,
-        "sheet": sheet_uri(torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255, 16),
+        "sheet": sheets.uri(torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255, 16),
     }  # fmt: skip
 
 

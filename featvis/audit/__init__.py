@@ -1,0 +1,8 @@
+"""Audit: all checks on one network, held against honest networks, and one report."""
+
+from featvis.audit.audit import COUNT, STEPS, audit
+from featvis.audit.calibration import Calibration
+from featvis.audit.checks import CHECKS, SCORES, Check
+from featvis.audit.result import Audit
+
+__all__ = ["CHECKS", "COUNT", "SCORES", "STEPS", "Audit", "Calibration", "Check", "audit"]

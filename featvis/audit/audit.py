@@ -1,0 +1,91 @@
+"""`audit`: from a network and natural images to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from featvis import photographs
+from featvis.audit.calibration import Calibration
+from featvis.audit.checks import scored
+from featvis.audit.evidence import PARTS, gather
+from featvis.audit.result import About, Audit
+from featvis.audit.sample import sampled
+from featvis.errors import FeatvisError
+from featvis.images import NaturalImages
+from featvis.shelf import shelved
+from featvis.subjects import Subject
+from featvis.visualize import Visualizations, render
+
+COUNT = 24  # units
+STEPS = 64
+FEWEST = 50  # natural images
+SHOWN = 4  # exemplars that a report shows
+
+
+@shelved(1, Audit, free=("folder", "renderer", "progress"))
+def audit(
+    subject: Subject,
+    natural: NaturalImages,
+    *,
+    layers: Sequence[str] | None = None,
+    units: int = COUNT,
+    steps: int = STEPS,
+    seed: int = 0,
+    calibration: Calibration | None = None,
+    folder: Path | None = None,
+    renderer: Callable[..., Visualizations] = render,
+    progress: bool = True,
+) -> Audit:
+    """Look for signs that the visualizations of a network do not tell the truth about it.
+
+    natural      natural images that suit the subject; labels of its classes allow one more check
+    layers       whose units to sample; by default all blocks, a third of the units logits
+    units        how many units to sample
+    steps        of each visualization; what scores mean was found with 64
+    seed         of the sample and of all visualizations
+    calibration  scores of honest networks; by default those that come with the package
+    folder       where finished visualizations are kept, so that an interrupted audit goes on
+    renderer     `render`, or a function that does the same elsewhere
+
+    Raises FeatvisError for fewer than 50 natural images or 3 units, an unknown layer, images of another size, and a
+    network that cannot take its own input.
+    """
+    if len(natural) < FEWEST:
+        raise FeatvisError(f"{len(natural)} natural images are too few for an audit; {FEWEST} are needed.")
+    if natural.size != subject.preprocess.size[0]:
+        needed = subject.preprocess.size[0]
+        raise FeatvisError(f"{natural.name} has images of {natural.size} pixels; {subject.name} needs {needed}.")
+    honest = calibration or Calibration.read()
+    chosen = sampled(subject, units, layers, seed)
+    with tqdm(total=len(PARTS), desc=f"audit {subject.name}", unit="part", disable=not progress, leave=False) as bar:
+
+        def tick(part: str) -> None:
+            bar.update(PARTS.index(part) - bar.n)
+            bar.set_postfix_str(part)
+
+        evidence = gather(subject, natural, chosen, steps=steps, seed=seed, folder=folder, renderer=renderer, tick=tick)
+    scores = scored(evidence)
+    shown = evidence.pictures["fourier"]
+    table = scores.merge(honest.units(scores), on="unit")
+    table.insert(1, "label", [subject.label(unit) for unit in evidence.units])
+    table.insert(3, "status", shown.status[:, 0])
+    table.insert(4, "activation", shown.activation.max(1))
+    table.insert(5, "best_natural_activation", evidence.best.top_values[:, 0])
+    about = About(
+        subject.name,
+        subject.fingerprint,
+        natural.name,
+        evidence.seen,
+        evidence.left_out,
+        steps,
+        seed,
+        evidence.other_network,
+        tuple(honest.networks),
+        subject.classes == photographs.CLASSES,
+        evidence.unused,
+    )
+    pictures = {"exemplars": evidence.exemplars[:, :SHOWN]} | {n: p.images for n, p in evidence.pictures.items()}
+    return Audit(about, table, honest.checks(scores), pictures)

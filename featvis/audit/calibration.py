@@ -1,0 +1,137 @@
+"""What a score means: its place among the scores of honest networks.
+
+Three steps, from one unit's scores to one p-value that holds for all checks together.
+
+1. The tail of a score is the share of honest units of the same kind (logits, hidden units) that score as high. Beyond
+   the highest honest score it goes on falling as an exponential fitted to the highest tenth: this only orders units.
+2. A check's tail is the smallest of its scores' tails times their number; a unit's is the smallest of its checks'.
+3. p-values are ranks: how many honest units have a tail as small, each held against the *other* honest networks only. A
+   check's adjusted p-value ranks its tail among the honest units' smallest tails of all checks (the single step of
+   Westfall and Young 1993), so that 5 % of honest units, not of their checks, come out below 0.05.
+
+A whole network is judged by the mean of -log10 of its units' tails, check by check, against the same mean of each
+honest network: a t prediction interval for one more network, corrected for the number of checks by Holm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from featvis.audit.checks import CHECKS, SCORES
+from featvis.errors import FeatvisError, listed
+from featvis.holm import holm
+
+TABLE = "honest.csv"
+TAIL = 0.1  # of the honest scores, to which the exponential is fitted
+MOST = 3.0  # beyond which -log10 of a tail says no more about a whole network
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of honest networks: a row for each unit, with `network`, `kind`, and `SCORES`."""
+
+    table: pd.DataFrame = field(repr=False)
+
+    @classmethod
+    def read(cls) -> Calibration:
+        """The table that comes with the package. Raises FeatvisError if it lacks a score."""
+        with files("featvis.audit").joinpath(TABLE).open() as file:
+            table = pd.read_csv(file)
+        missing = [name for name in ("network", "kind", *SCORES) if name not in table]
+        if missing:
+            raise FeatvisError(f"{TABLE} has no column {listed(missing)}; it was made for other checks.")
+        return cls(table)
+
+    @property
+    def networks(self) -> list[str]:
+        """The honest networks."""
+        return list(dict.fromkeys(self.table["network"]))
+
+    def without(self, network: str) -> Calibration:
+        """The same without one network."""
+        return Calibration(self.table[self.table["network"] != network])
+
+    def tails(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """(units, checks) the tail of each check, by the first two steps; not a number where a check has no score."""
+        found = pd.DataFrame(index=scores.index)
+        for check in CHECKS:
+            every = np.stack([self._tail(scores, name) for name in check.scores])
+            count = (~np.isnan(every)).sum(0)
+            least = np.where(count > 0, np.nanmin(np.where(np.isnan(every), np.inf, every), 0), np.nan)
+            found[check.name] = np.minimum(1, least * count)
+        return found
+
+    def _tail(self, scores: pd.DataFrame, name: str) -> np.ndarray:
+        found = np.full(len(scores), np.nan)
+        for kind in scores["kind"].unique():
+            own = self.table.loc[self.table["kind"] == kind, name]
+            honest = np.sort((own if own.notna().any() else self.table[name]).dropna().to_numpy(float))
+            here = (scores["kind"] == kind).to_numpy()
+            values = scores.loc[here, name].to_numpy(float)
+            if len(honest):
+                found[here] = np.where(np.isnan(values), np.nan, _tails(honest, values))
+        return found
+
+    @cached_property
+    def honest(self) -> pd.DataFrame:
+        """The tails of the honest units, each network held against the others, with its name as `network`."""
+        parts = []
+        for network in self.networks:
+            own = self.table[self.table["network"] == network]
+            parts.append(self.without(network).tails(own).assign(network=network))
+        return pd.concat(parts)
+
+    def units(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """One row for each unit: `unit`, `p` (all checks together), and for each check `p CHECK`, adjusted for all."""
+        names = [check.name for check in CHECKS]
+        tails = self.tails(scores)
+        least = np.sort(self.honest[names].min(axis=1).dropna().to_numpy())
+        found = pd.DataFrame({"unit": scores["unit"], "p": _rank(least, tails.min(axis=1).to_numpy())})
+        for name in names:
+            found[f"p {name}"] = _rank(least, tails[name].to_numpy())
+        return found
+
+    def checks(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """One row for each check: `check`, `score` (deviations from honest networks), `p_value`, `p_holm`."""
+        tails = _weight(self.tails(scores))
+        by_network = _weight(self.honest.drop(columns="network")).groupby(self.honest["network"]).mean()
+        rows = []
+        for check in CHECKS:
+            honest = by_network[check.name].dropna().to_numpy()
+            own, n = tails[check.name].mean(), len(honest)
+            spread = honest.std(ddof=1) * np.sqrt(1 + 1 / n) if n > 2 else np.nan
+            score = (own - honest.mean()) / max(spread, 1e-9) if n > 2 else np.nan
+            rows.append({"check": check.name, "score": score, "p_value": student.sf(score, n - 1) if n > 2 else np.nan})
+        frame = pd.DataFrame(rows)
+        return frame.assign(p_holm=holm(frame["p_value"].to_numpy()))
+
+
+def _tails(honest: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The share of sorted honest scores (n,) that are as high, one added to both; an exponential beyond the last."""
+    n = len(honest)
+    above = n - np.searchsorted(honest, values, side="left")
+    found = (1 + above) / (n + 1)
+    finite = honest[np.isfinite(honest)]
+    if len(finite):
+        start = np.quantile(finite, 1 - TAIL)
+        scale = max(float((finite[finite >= start] - start).mean()), 1e-9)
+        with np.errstate(over="ignore"):
+            falling = TAIL * np.exp(-(values - start) / scale)
+        found = np.where(above == 0, np.minimum(found, falling), found)
+    return np.maximum(found, 1e-12)
+
+
+def _rank(honest: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """p-values: the rank of each value among sorted honest ones, the smallest first."""
+    p = (1 + np.searchsorted(honest, values, side="right")) / (len(honest) + 1)
+    return np.where(np.isnan(values), np.nan, p)
+
+
+def _weight(tails: pd.DataFrame) -> pd.DataFrame:
+    return tails.apply(np.log10).mul(-1).clip(upper=MOST)

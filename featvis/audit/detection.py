@@ -1,0 +1,160 @@
+"""Who finds what: false alarms on honest networks, and attacks against checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from featvis import sheets
+from featvis.audit.calibration import Calibration
+from featvis.audit.cases import ATTACKS
+from featvis.audit.checks import CHECKS
+from featvis.audit.study import HONEST, KEPT, Trials
+
+LEVEL = 0.05
+RESAMPLES = 1000
+TOGETHER = "all checks"
+TILE = 8  # pictures in a row of the widget's sheet
+
+
+def false_alarms(trials: Trials, calibration: Calibration) -> pd.DataFrame:
+    """How many units of honest networks stand out: one row a network, and `all` of them.
+
+    `alarms` of `units` have p <= 0.05, all checks together; `rate` with its 95 % interval (`low`, `high`: Clopper and
+    Pearson 1934, which takes units for independent); `verdict`, the checks that find the network as a whole unlike
+    honest ones.
+    """
+    honest = trials.frame[trials.frame["attack"] == HONEST]
+    rows: list[dict[str, Any]] = []
+    for network, part in honest.groupby("network", sort=False):
+        p = calibration.units(part)["p"].dropna()
+        checks = calibration.checks(part)
+        names = ", ".join(checks.loc[checks["p_holm"] <= LEVEL, "check"])
+        rows.append({"network": network, "alarms": int((p <= LEVEL).sum()), "units": len(p), "verdict": names})
+    rows.append({"network": "all", **{k: sum(row[k] for row in rows) for k in ("alarms", "units")}, "verdict": ""})
+    bounds = [binomtest(row["alarms"], row["units"]).proportion_ci(method="exact") for row in rows]
+    frame = pd.DataFrame(rows)
+    frame.insert(3, "rate", frame["alarms"] / frame["units"])
+    frame.insert(4, "low", [b.low for b in bounds])
+    frame.insert(5, "high", [b.high for b in bounds])
+    return frame
+
+
+def detection(trials: Trials, calibration: Calibration) -> pd.DataFrame:
+    """How well each check tells attacked units from honest ones of the same kind: the area under the ROC curve.
+
+    One row for each attack, at its standard strength, and each check, and all together: `auc` with a 95 % percentile
+    bootstrap over units of either group (`low`, `high`), `attacked` and `honest` units, and the `found` share of
+    attacked units with p <= 0.05. Units of one network are not independent: the intervals are too narrow by what
+    networks differ in.
+    """
+    rng, rows = np.random.default_rng(0), []
+    standard = {attack.name: attack.strengths[-1] for attack in ATTACKS}
+    honest = trials.frame[trials.frame["attack"] == HONEST]
+    for attack, strength in standard.items():
+        part = trials.frame[(trials.frame["attack"] == attack) & (trials.frame["strength"] == strength)]
+        if not len(part):
+            continue
+        alike = honest[honest["kind"].isin(part["kind"].unique())]
+        odd, usual = (_oddness(group, calibration) for group in (part, alike))
+        p = calibration.units(part)
+        for check in odd.columns:
+            a, b = odd[check].dropna().to_numpy(), usual[check].dropna().to_numpy()
+            column = "p" if check == TOGETHER else f"p {check}"
+            row = {"attack": attack, "check": check, "attacked": len(a), "honest": len(b)}
+            row |= {"found": float((p[column] <= LEVEL).mean())}
+            rows.append(row | _area(a, b, rng))
+    return pd.DataFrame(rows)
+
+
+def _oddness(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
+    tails = calibration.tails(scores).apply(np.log10).mul(-1)
+    return tails.assign(**{TOGETHER: tails.max(axis=1)})
+
+
+def _area(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    if not len(a) or not len(b):
+        return {"auc": np.nan, "low": np.nan, "high": np.nan}
+    truth = np.r_[np.ones(len(a)), np.zeros(len(b))]
+    draws = [roc_auc_score(truth, np.r_[rng.choice(a, len(a)), rng.choice(b, len(b))]) for _ in range(RESAMPLES)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"auc": float(roc_auc_score(truth, np.r_[a, b])), "low": float(low), "high": float(high)}
+
+
+def verdicts(trials: Trials, calibration: Calibration) -> pd.DataFrame:
+    """What an audit says of each attacked network as a whole: the corrected p of every check, and the alarms.
+
+    One row for each network, attack and strength, with the behaviour on natural images from `Trials.natural`.
+    """
+    rows = []
+    for row in trials.natural.to_dict("records"):
+        part = _case(trials, row["network"], row["attack"], row["strength"])
+        checks = calibration.checks(part)
+        alarms = checks.loc[checks["p_holm"] <= LEVEL, "check"].tolist()
+        found = calibration.units(part)["p"]
+        rows.append(
+            {
+                **{name: row[name] for name in ("network", "attack", "strength")},
+                "same": row["same"] / row["images"],
+                "accuracy change": (row["after"] - row["before"]) / row["images"],
+                "shown": row["shown"],
+                "found": float((found <= LEVEL).mean()),
+                "alarms": ", ".join(alarms),
+                **dict(zip(checks["check"], checks["p_holm"], strict=True)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _case(trials: Trials, network: str, attack: str, strength: float) -> pd.DataFrame:
+    f = trials.frame
+    return f[(f["network"] == network) & (f["attack"] == attack) & np.isclose(f["strength"], strength)]
+
+
+def playground(trials: Trials, calibration: Calibration, network: str, label: Mapping[str, str]) -> dict[str, Any]:
+    """The data of `widgets.Auditor`, of the attacks on one network; `label` names its units."""
+    tiles: list[Tensor] = []
+    attacks = []
+    own = trials.natural[trials.natural["network"] == network].to_dict("records")
+    for attack in ATTACKS:
+        cases: list[dict[str, Any]] = []
+        for row in own:
+            if row["attack"] != attack.name:
+                continue
+            part = _case(trials, network, attack.name, row["strength"]).reset_index(drop=True)
+            p, pictures = calibration.units(part), trials.pictures[f"{network}/{attack.name}/{row['strength']}"]
+            units = []
+            for i in range(min(KEPT, len(part))):
+                units.append(
+                    {
+                        "name": label.get(part["unit"][i], part["unit"][i]),
+                        "p": [_plain(p[f"p {check.name}"][i]) for check in CHECKS],
+                        "all": _plain(p["p"][i]),
+                        "pictures": list(range(len(tiles), len(tiles) + 3)),
+                    }
+                )
+                tiles += list(pictures[i])
+            cases.append({**{name: row[name] for name in ("strength", "same", "images")}, "units": units})
+        if cases:
+            cases.sort(key=lambda case: case["strength"])
+            attacks.append({"name": attack.name, "strength": attack.strength, "cases": cases})
+    return {
+        "checks": [check.name for check in CHECKS],
+        "level": LEVEL,
+        "smallest": 1 / (1 + len(calibration.honest)),
+        "sheet": sheets.uri(torch.stack(tiles), TILE),
+        "columns": TILE,
+        "tiles": len(tiles),
+        "attacks": attacks,
+    }
+
+
+def _plain(p: float) -> float | None:
+    return None if np.isnan(p) else float(p)

@@ -1,0 +1,127 @@
+"""The figures of the chapter on audits: attacks against checks, false alarms, attacked units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from featvis.audit import Audit
+from featvis.audit.checks import CHECKS
+from featvis.plots import INK, NATURAL, VISUALIZATION, _style, show
+
+__all__ = ["alarms", "attacks", "detected", "evidence"]
+
+WIDTH = 7.2  # inches; the page shows 700 pixels
+WAYS = {
+    "fourier": "Fourier",
+    "pixels": "pixels",
+    "maco": "MACO",
+    "exemplar": "from an\nexemplar",
+    "tuned": "after a little\ntraining",
+    "pruned": "after\npruning",
+}
+
+
+def detected(areas: pd.DataFrame) -> Figure:
+    """Every attack against every check: the area under the ROC curve, with its 95 % interval below."""
+    attacks = list(dict.fromkeys(areas["attack"]))
+    checks = list(dict.fromkeys(areas["check"]))
+    table = areas.set_index(["attack", "check"])
+    with _style():
+        figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.52 * len(attacks)))
+        grid = np.array([[table.loc[(a, c), "auc"] for c in checks] for a in attacks])
+        # White at chance: what is blind looks blind.
+        ax.imshow(np.clip(grid, 0.5, 1), cmap="Oranges", vmin=0.5, vmax=1.15, aspect="auto")
+        for i, attack in enumerate(attacks):
+            for j, check in enumerate(checks):
+                row = table.loc[(attack, check)]
+                text = "–" if np.isnan(row["auc"]) else f"{row['auc']:.2f}"
+                bold = "bold" if row["low"] > 0.5 else "normal"
+                ax.text(j, i - 0.12, text, ha="center", va="center", fontsize=9.5, fontweight=bold)
+                if not np.isnan(row["auc"]):
+                    span = f"{row['low']:.2f}–{row['high']:.2f}"
+                    ax.text(j, i + 0.24, span, ha="center", va="center", fontsize=6.5)
+        ax.set_xticks(range(len(checks)), checks)
+        ax.set_yticks(range(len(attacks)), attacks)
+        ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+        ax.axvline(len(checks) - 1.5, color="white", lw=4)
+        for side in ax.spines.values():
+            side.set_visible(False)
+        figure.tight_layout(pad=0.6)
+    return figure
+
+
+def alarms(rates: pd.DataFrame, level: float = 0.05) -> Figure:
+    """How many units of honest networks stand out: a dot and a 95 % interval each, the last row all together."""
+    with _style():
+        figure, ax = plt.subplots(figsize=(WIDTH, 0.7 + 0.34 * len(rates)))
+        at = np.arange(len(rates))[::-1]
+        for y, row in zip(at, rates.to_dict("records"), strict=True):
+            whole = row["network"] == "all"
+            colour = VISUALIZATION if whole else INK
+            ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=3 if whole else 1.6, solid_capstyle="round")
+            ax.plot(row["rate"], y, "o", color=colour, ms=7 if whole else 5)
+            ax.text(
+                max(0.34, rates["high"].max() + 0.01),
+                y,
+                f"{row['alarms']} of {row['units']}",
+                va="center",
+                fontsize=8.5,
+            )
+        ax.axvline(level, color=NATURAL, lw=1.4, ls="--")
+        ax.text(level, len(rates) - 0.42, f" {level:.0%}, as intended", color=NATURAL, fontsize=8.5, va="bottom")
+        ax.set_yticks(at, rates["network"])
+        ax.set_ylim(-0.6, len(rates) - 0.1)
+        ax.set_xlim(0, max(0.4, rates["high"].max() + 0.08))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+        ax.set_xlabel("units that stand out (p ≤ .05, all checks together), with 95 % intervals")
+        figure.tight_layout(pad=0.6)
+    return figure
+
+
+def attacks(pictures: Mapping[str, Tensor], most: int = 3) -> Figure:
+    """Attacked units, a row for each attack: before, after, and the strongest exemplar after, of `most` units.
+
+    pictures  title -> images (units, 3, 3, h, w)
+    """
+    with _style():
+        figure, axes = plt.subplots(
+            len(pictures), 3 * most + most - 1, figsize=(WIDTH, 0.98 * len(pictures) + 0.25), squeeze=False,
+            width_ratios=([1, 1, 1, 0.18] * most)[:-1],
+        )  # fmt: skip
+        for row, (title, images) in zip(axes, pictures.items(), strict=True):
+            for ax in row:
+                ax.axis("off")
+            for u in range(min(most, len(images))):
+                for k, kind in enumerate(("before", "after", "exemplar")):
+                    ax = row[4 * u + k]
+                    ax.axis("on")
+                    show(ax, images[u, k], kind if row is axes[0] else "", NATURAL if k == 2 else VISUALIZATION)
+            row[0].set_ylabel(title.replace(", ", ",\n"), rotation=0, ha="right", va="center", labelpad=6, fontsize=8.5)
+        figure.tight_layout(pad=0.3, w_pad=0.2, h_pad=0.25)
+    return figure
+
+
+def evidence(audit: Audit, units: Sequence[str]) -> Figure:
+    """What an audit saw of some units, by label: every way of visualizing, exemplars, and which checks stand out."""
+    ways = [way for way in WAYS if way in audit.pictures]
+    labels = audit.units["label"].tolist()
+    with _style():
+        figure, axes = plt.subplots(len(units), len(ways) + 2, figsize=(WIDTH, 1.02 * len(units) + 0.4), squeeze=False)
+        for row, unit in zip(axes, units, strict=True):
+            i = labels.index(unit)
+            images = [audit.pictures[way][i, 0] for way in ways] + list(audit.pictures["exemplars"][i, :2])
+            titles = [WAYS[way] for way in ways] + ["exemplar", "exemplar"]
+            for k, (ax, image, title) in enumerate(zip(row, images, titles, strict=True)):
+                show(ax, image, title if row is axes[0] else "", VISUALIZATION if k < len(ways) else NATURAL)
+            values = audit.units.iloc[i]
+            odd = [check.name for check in CHECKS if values[f"p {check.name}"] <= 0.05]
+            text = f"{unit}\n" + (", ".join(odd) if odd else "nothing stands out")
+            row[0].set_ylabel(text, rotation=0, ha="right", va="center", labelpad=6, fontsize=8)
+        figure.tight_layout(pad=0.3, w_pad=0.3)
+    return figure
