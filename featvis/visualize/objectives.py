@@ -110,7 +110,12 @@ def batched(units: Sequence[Unit], device: torch.device) -> Objective:
     """One unit of the same layer per image of a batch."""
     layer = units[0].layer
     indices = torch.tensor([unit.index for unit in units], device=device)
-    return Objective(layer, (layer,), lambda a: unit_means_of(a[layer], indices))
+
+    def value(activations: Activations) -> Tensor:
+        views = len(activations[layer]) // len(indices)  # of each image, one after the other
+        return unit_means_of(activations[layer], indices.repeat_interleave(views))
+
+    return Objective(layer, (layer,), value)
 
 
 def check(objective: Objective, subject: Subject) -> None:
