@@ -36,13 +36,18 @@ def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Ten
     found: dict[str, Tensor] = {}
     modules = dict(network.named_modules())
 
-    def hook(name: str) -> Callable[..., None]:
-        def keep(_module: nn.Module, _inputs: object, output: object) -> None:
-            if name not in found and isinstance(output := _first_tensor(output), Tensor):
-                # A later in-place ReLU would overwrite the output; the last one is safe.
-                found[name] = output if len(found) + 1 == len(wanted) else output.clone()
+    def hook(name: str) -> Callable[..., Tensor | None]:
+        def keep(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+            if name in found or not isinstance(tensor := _first_tensor(output), Tensor):
+                return None
+            found[name] = tensor
             if len(found) == len(wanted):
                 raise _Done
+            # A later in-place ReLU would overwrite the output. Let it have a copy that the gradient goes through.
+            if tensor is output:
+                return tensor.clone()
+            found[name] = tensor.clone()
+            return None
 
         return keep
 

@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
-from featvis.subjects import Subject
-from featvis.visualize.objectives import unit_means
+from featvis.subjects import Subject, unit_means
 
 LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 SAMPLE = 4096  # images whose activations are kept for quantiles and histograms

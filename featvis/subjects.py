@@ -49,6 +49,22 @@ class Unit(NamedTuple):
         return f"{self.layer}:{self.index}"
 
 
+def unit_means(activation: Tensor) -> Tensor:
+    """A layer's units, averaged over space or tokens: (n, c, h, w), (n, t, c) or (n, c) -> (n, c)."""
+    if activation.dim() == 4:
+        return activation.mean((2, 3))
+    return activation.mean(1) if activation.dim() == 3 else activation
+
+
+def unit_means_of(activation: Tensor, indices: Tensor) -> Tensor:
+    """One unit per image, averaged over space or tokens: (n, c, ...) and (n,) -> (n,)."""
+    rows = torch.arange(len(indices), device=activation.device)
+    if activation.dim() == 3:
+        return activation[rows, :, indices].mean(1)
+    chosen = activation[rows, indices]
+    return chosen.mean((1, 2)) if activation.dim() == 4 else chosen
+
+
 class Subject:
     """A network with what is needed to study it.
 

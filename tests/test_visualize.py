@@ -391,7 +391,6 @@ def test_a_network_that_cannot_be_traced() -> None:
         ({"precision": "fp8"}, ["fp8", "bf16"]),
         ({"snapshots": (1, 99)}, ["99"]),
         ({"parameterization": "wavelets"}, ["wavelets", "fourier"]),
-        ({"parameterization": "maco"}, ["mean_magnitude"]),
         ({"start": torch.rand(3, 8, 8)}, ["(3, 8, 8)", "(3, 32, 32)", "(1, 3, 32, 32)", "(1, 1, 3, 32, 32)"]),
         ({"start": torch.rand(2, 3, 32, 32)}, ["(2, 3, 32, 32)", "one for each unit (1, 3, 32, 32)"]),
         ({"start": torch.full((3, 32, 32), 255.0)}, ["255", "[0, 1]"]),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from featvis.subjects import Subject
-from featvis.visualize import render
+from featvis.visualize.render import render
 
 STEPS = 512
 CHUNK = 64  # images rendered at once; an interrupted run loses one chunk at most

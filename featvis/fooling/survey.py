@@ -18,7 +18,7 @@ from featvis.fooling.promise import upper_bound
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
 from featvis.subjects import Subject
-from featvis.visualize import render
+from featvis.visualize.render import render
 
 
 @dataclass(frozen=True)

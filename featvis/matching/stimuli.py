@@ -18,8 +18,8 @@ from featvis.exemplars import ROUNDING
 from featvis.images import NaturalImages, PhotoCrops, natural_images
 from featvis.shelf import Shelf, shelved
 from featvis.subjects import Subject
-from featvis.visualize import render
 from featvis.visualize.objectives import channel, unit_means
+from featvis.visualize.render import render
 
 DEPTHS = ("early", "middle", "late")
 PRACTICE = "practice"  # late units that are shown with feedback and never asked about

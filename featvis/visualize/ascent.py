@@ -11,9 +11,9 @@ from torch import Tensor
 
 from featvis.cut import Cut
 from featvis.subjects import Preprocess
-from featvis.visualize.objectives import Objective
+from featvis.visualize.objectives import BESIDE, IMAGE, Objective
 from featvis.visualize.parameterizations import Parameterization, Size
-from featvis.visualize.transforms import Transform
+from featvis.visualize.transforms import Nothing, Transform
 
 # Steps in which gradients that stop at a ReLU are redirected (16 in Lucid); costs nothing where all units are alive.
 WARM_UP = 64
@@ -41,6 +41,24 @@ def generator_for(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(f"{name}|{seed}".encode()))
 
 
+def evaluate(
+    network: Cut, preprocess: Preprocess, objective: Objective, transform: Transform, images: Tensor, row: Tensor
+) -> Tensor:
+    """The objective (n,) of images (n, 3, h, w) that are transformed with a row of numbers: the mean over all views."""
+    dtype = next(network.parameters()).dtype
+
+    def run(views: Tensor) -> dict[str, Tensor]:
+        return network(preprocess(views).to(dtype=dtype, memory_format=torch.channels_last))
+
+    views = transform.apply(images, row)
+    seen = {IMAGE: views, **run(views)}
+    if objective.beside is not None:
+        with torch.no_grad():
+            others = run(transform.apply(objective.beside.to(images), row))
+        seen |= {BESIDE + layer: found for layer, found in others.items()}
+    return objective.value(seen).float().view(len(images), -1).mean(1)
+
+
 def ascend(
     network: Cut,
     preprocess: Preprocess,
@@ -64,7 +82,6 @@ def ascend(
     finite stands still from then on; the others go on.
     """
     device = next(network.parameters()).device
-    dtype = next(network.parameters()).dtype
     parameters = parameterization.start(generators, size, start).to(device).requires_grad_(True)
     numbers = transform.draw(generators, steps).to(device)
     optimizer = torch.optim.Adam([parameters], lr=rate, fused=True)
@@ -73,13 +90,9 @@ def ascend(
     curve = torch.zeros(steps, n, device=device)
     kept: dict[int, Tensor] = {}
 
-    def value(images: Tensor) -> Tensor:
-        inputs = preprocess(images).to(dtype=dtype, memory_format=torch.channels_last)
-        # A transform may give several views of each image.
-        return objective.value(network(inputs)).float().view(n, -1).mean(1)
-
     def climb(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values = value(transform.apply(parameterization.image(parameters, size), row))
+        images = parameterization.image(parameters, size)
+        values = evaluate(network, preprocess, objective, transform, images, row)
         (gradient,) = torch.autograd.grad(-sign * values.sum(), parameters)
         return values.detach(), gradient, gradient.flatten(1).norm(dim=1)
 
@@ -109,7 +122,7 @@ def ascend(
         tick()
     with torch.no_grad():
         images = kept[done]
-        activation = value(images)
+        activation = evaluate(network, preprocess, objective, Nothing(), images, numbers[0])
     seen = torch.cat([curve[:done], activation[None]])
     flat = (seen == seen[0]).all(0)
     status = [

@@ -112,7 +112,8 @@ class Fourier:
 class Maco:
     """Phase only: the magnitude of every frequency is that of natural images, in decorrelated colours (MACO).
 
-    `magnitude` is (3, h, w // 2 + 1), from `mean_magnitude(natural)`.
+    `magnitude` is (3, h, w // 2 + 1), from `mean_magnitude(natural)`. Phases are standardized, as in the paper; those
+    of a given image have another spread, and are taken as they are.
     """
 
     magnitude: Tensor = field(repr=False)
@@ -127,11 +128,15 @@ class Maco:
             )
         if image is None:
             return _noise(generators, (3, height, width // 2 + 1))
-        return torch.fft.rfft2(_logits(image.cpu(), True), norm="ortho").angle()
+        # The last dimension says that these phases are an image's own.
+        return torch.fft.rfft2(_logits(image.cpu(), True), norm="ortho").angle()[..., None]
 
     def image(self, parameters: Tensor, size: Size) -> Tensor:
-        mean, std = parameters.mean((1, 2, 3), keepdim=True), parameters.std((1, 2, 3), keepdim=True)
-        phase = (parameters - mean) / (std + 1e-4)
+        if parameters.dim() == 5:
+            phase = parameters[..., 0]
+        else:
+            mean, std = parameters.mean((1, 2, 3), keepdim=True), parameters.std((1, 2, 3), keepdim=True)
+            phase = (parameters - mean) / (std + 1e-4)
         x = torch.fft.irfft2(torch.polar(self.magnitude.to(phase).expand_as(phase), phase), s=size, norm="ortho")
         x = x - x.mean((2, 3), keepdim=True)
         x = x / (x.std((1, 2, 3), keepdim=True) + 1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from featvis.cut import Cut
 from featvis.errors import FeatvisError, listed, reason
-from featvis.images import natural_images
+from featvis.images import natural_images, usual
 from featvis.shelf import shelved
 from featvis.subjects import Subject, Unit
 from featvis.visualize import objectives, parameterizations, transforms
@@ -24,6 +25,7 @@ from featvis.visualize.result import Visualizations
 from featvis.visualize.transforms import Transform
 
 PARAMETERIZATIONS = ("fourier", "pixels", "maco")
+Group = str | tuple[bool, *tuple[str, ...]]  # a unit's layer; or what an objective reads, and whether only that
 ROUNDING = 1e-3  # by which a start may leave [0, 1]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -49,10 +51,11 @@ def render(
 ) -> Visualizations:
     """Find an image that maximizes (or minimizes) each unit, from each seed.
 
-    units             "inception4b:17", "fc:coins", or an Objective; units of one layer share a batch
+    units             "inception4b:17", "fc:coins", or an Objective; those that read the same layers share a batch
     seeds             how many, or which ones
     size              side of the image in pixels (the subject's own by default)
-    parameterization  "fourier", "pixels", "maco", or your own
+    parameterization  "fourier", "pixels", "maco", or your own; "maco" has the mean spectrum of the images that suit
+                      the subject (photographs, if it is none of the embedded ones), Maco(mean_magnitude(natural)) yours
     minimize          a unit that ends in a ReLU, which is flat below 0, is minimized by what enters the ReLU
     transform         Affine() by default
     snapshots         steps whose images are kept, and given to `on_step(step, images)`
@@ -66,8 +69,7 @@ def render(
     side = subject.preprocess.size if size is None else (size, size)
     _check(wanted, steps, seeds, side, precision, snapshots, batch)
     starts = None if start is None else _starts(start, len(wanted), len(seeds), side)
-    if isinstance(parameterization, str):
-        parameterization = _named(parameterization, subject, side)
+    parameterization = named(parameterization, subject, side)
     options: dict[str, Any] = {
         "parameterization": parameterization,
         "transform": transforms.Affine() if transform is None else transform,
@@ -81,17 +83,19 @@ def render(
     batch = batch or batch_size(side)
     names = [w.name if isinstance(w, Objective) else str(subject.unit(w)) for w in wanted]
     runs: list[tuple[Objective, list[tuple[int, int]]]] = []  # objective, (unit, seed) positions
-    for layer, group in groupby(_order(wanted, subject), key=lambda entry: entry[0]):
+    for layer, group in groupby(_order(wanted, subject, side, len(seeds)), key=lambda entry: entry[0]):
         members = list(group)
-        if layer is None:
-            runs += [
-                (what, [(i, j) for j in range(len(seeds))]) for _, i, what in members if isinstance(what, Objective)
-            ]
+        if isinstance(layer, tuple):
+            # All seeds of an objective stay together: they may look at each other.
+            whole = max(1, batch // len(seeds))
+            for part in (members[first : first + whole] for first in range(0, len(members), whole)):
+                what = objectives.stacked([w for *_, w in part if isinstance(w, Objective)], [len(seeds)] * len(part))
+                runs.append((what, [(i, j) for _, i, _ in part for j in range(len(seeds))]))
             continue
         jobs = [(i, j, unit) for _, i, unit in members if isinstance(unit, Unit) for j in range(len(seeds))]
         for first in range(0, len(jobs), batch):
-            part = jobs[first : first + batch]
-            runs.append((objectives.batched([unit for *_, unit in part], subject.device), [(i, j) for i, j, _ in part]))
+            few = jobs[first : first + batch]
+            runs.append((objectives.batched([unit for *_, unit in few], subject.device), [(i, j) for i, j, _ in few]))
 
     collected = _Collected(len(wanted), len(seeds), steps, side, snapshots)
     total = steps * len(runs)
@@ -158,18 +162,21 @@ class _Collected:
         )
 
 
-def _order(wanted: list[str | Objective], subject: Subject) -> list[tuple[str | None, int, Unit | Objective]]:
-    """(layer or None, position, unit or objective), the layers in the order of the network."""
-    entries: list[tuple[str | None, int, Unit | Objective]] = []
+def _order(
+    wanted: list[str | Objective], subject: Subject, size: tuple[int, int], seeds: int
+) -> list[tuple[Group, int, Unit | Objective]]:
+    """(group, position, unit or objective): first objectives by what they read, then units in the network's order."""
+    entries: list[tuple[Group, int, Unit | Objective]] = []
     for i, what in enumerate(wanted):
         if isinstance(what, Objective):
-            objectives.check(what, subject)
-            entries.append((None, i, what))
+            objectives.check(what, subject, size, seeds)
+            entries.append(((what.beside is None, *what.layers), i, what))
         else:
             unit = subject.unit(what)
             entries.append((unit.layer, i, unit))
     depth = {layer: k for k, layer in enumerate(subject.layers)}
-    return sorted(entries, key=lambda entry: depth.get(entry[0] or "", -1))
+    groups = list(dict.fromkeys(group for group, *_ in entries if isinstance(group, tuple)))
+    return sorted(entries, key=lambda e: groups.index(e[0]) - len(groups) if isinstance(e[0], tuple) else depth[e[0]])
 
 
 def _prepared(
@@ -185,20 +192,22 @@ def _prepared(
     return network
 
 
-def _named(name: str, subject: Subject, size: tuple[int, int]) -> Parameterization:
+def named(name: str | Parameterization, subject: Subject, size: tuple[int, int]) -> Parameterization:
+    """The parameterization of this name, for a subject and an image size; one's own stays as it is."""
+    if not isinstance(name, str):
+        return name
     if name == "fourier":
         return parameterizations.Fourier()
     if name == "pixels":
         return parameterizations.Pixels()
     if name != "maco":
         raise FeatvisError(f"there is no parameterization {name!r}; there are {listed(PARAMETERIZATIONS)}.")
-    if subject.name != "photonet":
-        raise FeatvisError(
-            f"maco needs the mean spectrum of natural images that suit {subject.name}: "
-            "parameterization=Maco(mean_magnitude(natural_images(...)))."
-        )
-    magnitude = parameterizations.mean_magnitude(natural_images("photos", split="train", size=size[0]))
-    return parameterizations.Maco(magnitude)
+    return parameterizations.Maco(_usual_magnitude(usual(subject.name), size[0]))
+
+
+@lru_cache(maxsize=4)
+def _usual_magnitude(source: str, side: int) -> Tensor:
+    return parameterizations.mean_magnitude(natural_images(source, split="train", size=side))
 
 
 def _check(

@@ -113,8 +113,15 @@ class Crops:
         zero = torch.zeros_like(side)
         across, down = torch.stack([side, zero], 1), torch.stack([zero, side], 1)
         views = _resample(images.repeat_interleave(self.views, 0), across, down, centre)
-        # Seeded by the row's own numbers, so that a run repeats without a generator of its own in the loop.
-        generator = torch.Generator(images.device).manual_seed(int(r[:, 3].sum().item() * 1e6))
-        gauss = torch.randn(views.shape, generator=generator, device=views.device, dtype=views.dtype)
-        flat = torch.rand(views.shape, generator=generator, device=views.device, dtype=views.dtype) * 2 - 1
-        return views + self.noise * (gauss + flat)
+        if not self.noise:
+            return views
+        # Seeded by each image's own numbers: a run repeats, and no image depends on its batch.
+        own = numbers.view(len(images), self.views, 4)[:, :, 3].double().sum(1).mul(1e6).long().tolist()
+        generators = [torch.Generator(images.device).manual_seed(number) for number in own]
+        return views + self.noise * torch.cat([self._noise(generator, views) for generator in generators])
+
+    def _noise(self, generator: torch.Generator, like: Tensor) -> Tensor:
+        """Gaussian and uniform noise for the views of one image."""
+        shape = (self.views, *like.shape[1:])
+        gauss = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+        return gauss + torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) * 2 - 1
