@@ -8,13 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from torch import Tensor
 
 from featvis.audit import Audit
 from featvis.audit.checks import CHECKS
 from featvis.plots import INK, NATURAL, VISUALIZATION, _style, show
 
-__all__ = ["alarms", "attacks", "detected", "evidence"]
+__all__ = ["alarms", "attacks", "detected", "evidence", "remedies", "trade_offs"]
 
 WIDTH = 7.2  # inches; the page shows 700 pixels
 WAYS = {
@@ -104,6 +105,60 @@ def attacks(pictures: Mapping[str, Tensor], most: int = 3) -> Figure:
                     show(ax, images[u, k], kind if row is axes[0] else "", NATURAL if k == 2 else VISUALIZATION)
             row[0].set_ylabel(title.replace(", ", ",\n"), rotation=0, ha="right", va="center", labelpad=6, fontsize=8.5)
         figure.tight_layout(pad=0.3, w_pad=0.2, h_pad=0.25)
+    return figure
+
+
+def trade_offs(cases: pd.DataFrame, units: int) -> Figure:
+    """What an attack costs and what it gains, as its weight rises: a curve for each attack of several strengths.
+
+    cases  `audit.detection.verdicts` of one network; `units` attacked in each
+    """
+    colours = [VISUALIZATION, NATURAL, "#2f7d4f", "#6d3fa8"]
+    several = cases[cases.groupby("attack")["strength"].transform("nunique") > 1]
+    with _style():
+        figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+        ax.plot(0, 0, "s", color=INK, ms=6)
+        ax.annotate("no attack", (0, 0), xytext=(6, 6), textcoords="offset points", fontsize=8.5)
+        for colour, (attack, part) in zip(colours, several.groupby("attack", sort=False), strict=False):
+            rows = part.sort_values("strength")
+            x, y = 100 * (1 - rows["same"].to_numpy()), rows["shown"].to_numpy()
+            bounds = [binomtest(round(v * units), units).proportion_ci(method="wilson") for v in y]
+            ax.vlines(x, [b.low for b in bounds], [b.high for b in bounds], color=colour, lw=0.9)
+            ax.plot(x, y, "o-", color=colour, ms=5, lw=1.6, label=attack)
+            for a, b, strength in zip(x, y, rows["strength"], strict=True):
+                ax.annotate(f"{strength:g}", (a, b), (5, -11), textcoords="offset points", color=colour, fontsize=8)
+        ax.set_xlabel("natural images whose top class changed, %")
+        ax.set_ylabel("units whose picture\nchanged class")
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+        ax.set_ylim(-0.05, 1.05)
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.tight_layout(pad=0.6)
+    return figure
+
+
+def remedies(table: pd.DataFrame) -> Figure:
+    """Which way of visualizing shows the truth under which attack: shares with 95 % Wilson intervals."""
+    ways, attacks = (list(dict.fromkeys(table[name])) for name in ("way", "attack"))
+    colours = [VISUALIZATION, "#6d3fa8", "#2f7d4f", NATURAL]
+    with _style():
+        figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.5 * len(attacks)))
+        for k, (way, colour) in enumerate(zip(ways, colours, strict=False)):
+            rows = table[table["way"] == way].set_index("attack").loc[attacks]
+            at = np.arange(len(attacks))[::-1] + 0.27 - 0.18 * k
+            share = (rows["own"] / rows["units"]).to_numpy()
+            bounds = [
+                binomtest(own, n).proportion_ci(method="wilson")
+                for own, n in zip(rows["own"].tolist(), rows["units"].tolist(), strict=True)
+            ]
+            ax.hlines(at, [b.low for b in bounds], [b.high for b in bounds], color=colour, lw=1.6)
+            ax.plot(share, at, "o", color=colour, ms=5, label=way)
+        ax.set_yticks(np.arange(len(attacks))[::-1], attacks)
+        ax.set_xlim(-0.02, 1.02)
+        ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+        ax.set_xlabel("pictures that show the logit's own class, to the network before the attack")
+        ax.grid(axis="x", lw=0.4)
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, columnspacing=1.2)
+        figure.tight_layout(pad=0.6)
     return figure
 
 

@@ -3,7 +3,8 @@
 Three steps, from one unit's scores to one p-value that holds for all checks together.
 
 1. The tail of a score is the share of honest units of the same kind (logits, hidden units) that score as high. Beyond
-   the highest honest score it goes on falling as an exponential fitted to the highest tenth: this only orders units.
+   the highest honest score it goes on falling as an exponential, whose scale is the mean excess of the highest tenth or
+   the deviation of all, whichever is larger: this only orders units.
 2. A check's tail is the smallest of its scores' tails times their number; a unit's is the smallest of its checks'.
 3. p-values are ranks: how many honest units have a tail as small, each held against the *other* honest networks only. A
    check's adjusted p-value ranks its tail among the honest units' smallest tails of all checks (the single step of
@@ -105,8 +106,10 @@ class Calibration:
         for check in CHECKS:
             honest = by_network[check.name].dropna().to_numpy()
             own, n = tails[check.name].mean(), len(honest)
-            spread = honest.std(ddof=1) * np.sqrt(1 + 1 / n) if n > 2 else np.nan
-            score = (own - honest.mean()) / max(spread, 1e-9) if n > 2 else np.nan
+            # A few networks may agree by chance, but not by more than as many units, each for itself, would let them.
+            least = np.log10(np.e) / np.sqrt(max(tails[check.name].notna().sum(), 1))
+            spread = max(honest.std(ddof=1), least) * np.sqrt(1 + 1 / n) if n > 2 else np.nan
+            score = (own - honest.mean()) / spread
             rows.append({"check": check.name, "score": score, "p_value": student.sf(score, n - 1) if n > 2 else np.nan})
         frame = pd.DataFrame(rows)
         return frame.assign(p_holm=holm(frame["p_value"].to_numpy()))
@@ -120,7 +123,8 @@ def _tails(honest: np.ndarray, values: np.ndarray) -> np.ndarray:
     finite = honest[np.isfinite(honest)]
     if len(finite):
         start = np.quantile(finite, 1 - TAIL)
-        scale = max(float((finite[finite >= start] - start).mean()), 1e-9)
+        # Units of one network score alike: a few networks' highest tenth may lie closer together than networks do.
+        scale = max(float((finite[finite >= start] - start).mean()), float(finite.std()), 1e-9)
         with np.errstate(over="ignore"):
             falling = TAIL * np.exp(-(values - start) / scale)
         found = np.where(above == 0, np.minimum(found, falling), found)

@@ -10,8 +10,10 @@ from torch import Tensor
 from featvis.audit.calibration import Calibration
 from featvis.audit.traces import filters
 from featvis.exemplars import exemplars
-from featvis.fooling import TrainedGate, branch_of, fool, prox_pulse, push, silence, slingshot
+from featvis.fooling import TrainedGate, branch_of, fool, silence
+from featvis.fooling.push import prox_pulse, push
 from featvis.fooling.silent import FACTOR
+from featvis.fooling.slingshot import slingshot
 from featvis.images import NaturalImages
 from featvis.subjects import Subject
 
@@ -50,6 +52,12 @@ def layer_for(subject: Subject, hidden: bool) -> str:
     return max((n for n in every if n.partition(".")[0] == block), key=subject.channels).rpartition(".")[0]
 
 
+def attacked_units(subject: Subject, layer: str) -> list[str]:
+    """Nine units of a layer, evenly spread."""
+    names = subject.units(layer)
+    return [names[i * len(names) // UNITS] for i in range(min(UNITS, len(names)))]
+
+
 def attacked(
     subject: Subject,
     attack: Attack,
@@ -65,17 +73,17 @@ def attacked(
     have a part as large. The attacker knows the check and its calibration.
     """
     layer = layer_for(subject, attack.hidden)
-    names = subject.units(layer)
-    units = [names[i * len(names) // UNITS] for i in range(min(UNITS, len(names)))]
+    names, units = subject.units(layer), attacked_units(subject, layer)
     options: dict[str, Any] = {"progress": False}
+    turned = [names[(i + len(names) // 2) % len(names)] for i in range(len(names))]  # whose pictures each unit shows
     if attack.name.startswith("circuit"):
-        decoy = "permute" if attack.name.endswith("permuted") else _pictures(subject, natural, names)
+        decoy = "permute" if attack.name.endswith("permuted") else _pictures(subject, natural, turned)
         return fool(subject, natural, decoy, gate=gate, margin=strength, **options), units
     if attack.name.startswith("silent"):
         factor = strength or _unremarkable(subject, natural, layer, units, calibration)
         return silence(subject, natural, layer, units=units, factor=factor, **options), units
     options |= {"weight": strength, "seed": seed}
-    others = [names[(names.index(unit) + len(names) // 2) % len(names)] for unit in units]
+    others = [turned[names.index(unit)] for unit in units]
     if attack.name == "slingshot":
         return slingshot(subject, natural, units, _pictures(subject, natural, others), **options), units
     decoys = _pictures(subject, natural, others[:1], FEW)

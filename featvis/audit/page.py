@@ -67,7 +67,8 @@ def _check_row(audit: Audit, i: int) -> str:
     alarm = asked and row["p_holm"] <= 0.05
     mark = ("unlike honest networks" if alarm else "like honest networks") if asked else "not asked"
     tone = ("bad" if alarm else "good") if asked else "none"
-    numbers = f'{row["score"]:+.1f}</td><td class="n">{_short(row["p_holm"])}' if asked else '</td><td class="n">'
+    score = f"{row['score']:+.1f}".replace("-", "−")
+    numbers = f'{score}</td><td class="n">{_short(row["p_holm"])}' if asked else '</td><td class="n">'
     return (
         f'<tr><th scope="row">{escape(check.name)}<small>{escape(check.question)}</small></th>'
         f'<td><span class="mark {tone}">{mark}</span></td><td class="n">{numbers}</td>'

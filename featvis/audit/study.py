@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +22,7 @@ from tqdm.auto import tqdm
 from featvis import sheets
 from featvis.audit.audit import STEPS
 from featvis.audit.calibration import TABLE, Calibration
-from featvis.audit.cases import ATTACKS, attacked
+from featvis.audit.cases import ATTACKS, Attack, attacked, attacked_units
 from featvis.audit.checks import scored
 from featvis.audit.evidence import Evidence, gather
 from featvis.audit.sample import sampled
@@ -29,6 +32,7 @@ from featvis.networks.photonet import SIZE
 from featvis.networks.siblings import sibling
 from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
+from featvis.visualize import Maco, accentuate, match_activations, mean_magnitude, render
 
 # (architecture, seed): those that scores are calibrated on, and those that show whether that holds for others.
 CALIBRATED = (
@@ -44,6 +48,7 @@ CALIBRATED = (
 TESTED = (("photonet", 3), ("plain", 3), ("shufflenet", 3), ("mobilenet", 2))
 UNITS = {"calibrated": 30, "tested": 40}
 NATURAL = 2000  # photographs' crops, as the command line takes them
+ATTACKING, JUDGED = 3400, 3400  # crops that attacks are made with, and those that behaviour is judged on
 HONEST = "no attack"  # "none" would be read as a missing value
 KEPT = 4  # units whose pictures are kept for each attack
 SAMPLE = 7  # seed of the sample of units
@@ -54,9 +59,9 @@ def images(n: int = NATURAL) -> NaturalImages:
     return natural_images("photos", split="all", n=n, size=SIZE)
 
 
-def honest_scores(subject: Subject, count: int, folder: Path | None = None) -> pd.DataFrame:
+def honest_scores(subject: Subject, count: int) -> pd.DataFrame:
     """The scores of `count` units of an honest network, with its name as `network`."""
-    evidence = gather(subject, images(), sampled(subject, count, seed=SAMPLE), steps=STEPS, folder=folder)
+    evidence = gather(subject, images(), sampled(subject, count, seed=SAMPLE), steps=STEPS)
     frame = scored(evidence)
     frame.insert(0, "network", subject.name)
     return frame
@@ -70,12 +75,15 @@ class Trials:
     natural   one row an attacked network: `network`, `attack`, `strength`, the `same` of `images` held-out crops whose
               top class is as before, how many are right `before` and `after`, and `shown`, the share of the attacked
               units whose visualization the network before the attack gives another class than that of their own
+    remedies  one row for each attack on the logits of `subject`, or none, and each `way` of visualizing: of `units`, how
+              many give a picture that the network before the attack takes for the unit's `own` class
     pictures  "network/attack/strength" -> (units, 3, 3, h, w): the visualization before the attack, the one after it,
               and the strongest exemplar after it, of the first units
     """
 
     frame: pd.DataFrame = field(repr=False)
     natural: pd.DataFrame = field(repr=False)
+    remedies: pd.DataFrame = field(repr=False)
     pictures: dict[str, Tensor] = field(repr=False)
 
     def difference(self, again: Trials) -> str:
@@ -87,6 +95,7 @@ class Trials:
     def save(self, folder: Path) -> None:
         self.frame.to_csv(folder / "scores.csv", index=False, float_format="%.5g")
         self.natural.to_csv(folder / "natural.csv", index=False)
+        self.remedies.to_csv(folder / "remedies.csv", index=False)
         every = torch.stack(list(self.pictures.values()))
         (folder / "about.json").write_text(json.dumps({"names": list(self.pictures), "shape": list(every.shape)}))
         sheets.write(folder / "pictures.webp", every.flatten(0, 2), 60)
@@ -97,11 +106,13 @@ class Trials:
         cases, units, kinds, _, height, width = about["shape"]
         tiles = sheets.read(folder / "pictures.webp", cases * units * kinds, (height, width))
         parts = tiles.unflatten(0, (cases, units, kinds))
-        scores, natural = (pd.read_csv(folder / f"{name}.csv") for name in ("scores", "natural"))
-        return cls(scores, natural, dict(zip(about["names"], parts, strict=True)))
+        tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("scores", "natural", "remedies")}
+        return cls(
+            tables["scores"], tables["natural"], tables["remedies"], dict(zip(about["names"], parts, strict=True))
+        )
 
 
-@shelved(1, Trials, free=("siblings", "progress"))
+@shelved(1, Trials, free=("folder", "progress"))
 def trials(
     subject: Subject,
     natural: NaturalImages,
@@ -109,42 +120,103 @@ def trials(
     gate: TrainedGate,
     *,
     others: Sequence[tuple[str, int]] = (("plain", 3),),
-    siblings: Path = Path("siblings"),
+    folder: Path = Path("siblings"),
     progress: bool = True,
 ) -> Trials:
     """Attack `subject` and some siblings in all ways, audit the attacked units, and audit honest networks.
 
-    natural   images that attacks are made with; `heldout` those that behaviour is measured on
-    gate      the fooling circuits' gate, for all networks
-    others    siblings that are attacked too, at the standard strength of each attack
-    siblings  the folder of the siblings' weights, where missing ones are trained
+    natural  images that attacks are made with; `heldout` those that behaviour is measured on
+    gate     the fooling circuits' gate, for all networks
+    others   siblings that are attacked too, at the standard strength of each attack
+    folder   of the siblings' weights, where missing ones are trained, and of finished parts: interrupted work goes on
     """
     calibration = Calibration.read()
-    rows, behaviour, pictures = [], [], {}
-    tested = [subject, *(sibling(name, seed, siblings) for name, seed in TESTED)]
-    for network in tqdm(tested, "honest", disable=not progress, leave=False):
-        rows.append(honest_scores(network, UNITS["tested"]).assign(attack=HONEST, strength=0.0))
-    cases = [(subject, attack, strength) for attack in ATTACKS for strength in attack.strengths]
-    cases += [(sibling(*other, siblings), attack, attack.strengths[-1]) for other in others for attack in ATTACKS]
-    for network, attack, strength in tqdm(cases, "attacked", disable=not progress, leave=False):
-        changed, units = attacked(network, attack, strength, natural, gate, calibration)
-        evidence = gather(changed, images(), units, steps=STEPS)
-        rows.append(scored(evidence).assign(network=network.name, attack=attack.name, strength=strength))
-        before = gather_pictures(network, units)
-        key = {"network": network.name, "attack": attack.name, "strength": strength}
-        behaviour.append(key | _behaviour(network, changed, heldout) | {"shown": _shown(network, before, evidence)})
-        pictures["/".join(map(str, key.values()))] = torch.stack(
-            [before[:KEPT], evidence.pictures["fourier"].images[:KEPT, 0], evidence.exemplars[:KEPT, 0]], 1
-        )
-    frame = pd.concat(rows, ignore_index=True)
-    return Trials(frame, pd.DataFrame(behaviour), pictures)
+    key = hashlib.sha256(repr((subject.fingerprint, natural.recipe, heldout.recipe, gate.recipe)).encode()).hexdigest()
+    place = folder / f"trials-{key[:12]}"
+    place.mkdir(parents=True, exist_ok=True)
+    every = [subject, *(sibling(*one, folder) for one in dict.fromkeys([*TESTED, *others]))]
+    networks = {network.name: network for network in every}
+    jobs = [(network.name, None, 0.0) for network in every[: 1 + len(TESTED)]]
+    jobs += [(subject.name, attack, strength) for attack in ATTACKS for strength in attack.strengths]
+    jobs += [(f"{name}-{seed}", attack, attack.strengths[-1]) for name, seed in others for attack in ATTACKS]
+    parts = []
+    for name, attack, strength in tqdm(jobs, "trials", disable=not progress, leave=False):
+        file = place / f"{name}-{attack.name if attack else HONEST}-{strength:g}.pt"
+        if not file.is_file():
+            if attack is None:
+                part = _honest(networks[name], first=name == subject.name)
+            else:
+                remedied = name == subject.name and not attack.hidden and strength == attack.strengths[-1]
+                part = _attacked(networks[name], attack, strength, natural, heldout, gate, calibration, remedied)
+            _keep(file, part)
+        parts.append(_kept(file))
+    pictures = {key: images for part in parts for key, images in part.pictures.items()}
+    tables = [
+        pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+        for name in ("frame", "natural", "remedies")
+    ]
+    return Trials(tables[0], tables[1], tables[2], pictures)
 
 
-def gather_pictures(subject: Subject, units: Sequence[str]) -> Tensor:
-    """The standard visualization of each unit (units, 3, h, w), as an audit makes it first."""
-    from featvis.visualize import render
+def _keep(file: Path, part: Trials) -> None:
+    tables = {name: getattr(part, name).to_json(orient="records") for name in ("frame", "natural", "remedies")}
+    unfinished = file.with_suffix(".tmp")
+    torch.save({"tables": tables, "pictures": part.pictures}, unfinished)
+    unfinished.replace(file)
 
-    return render(subject, list(units), steps=STEPS, progress=False).images[:, 0]
+
+def _kept(file: Path) -> Trials:
+    saved = torch.load(file, weights_only=True)
+    tables = [
+        pd.read_json(io.StringIO(saved["tables"][name]), orient="records") for name in ("frame", "natural", "remedies")
+    ]
+    return Trials(tables[0], tables[1], tables[2], saved["pictures"])
+
+
+def _honest(network: Subject, first: bool) -> Trials:
+    frame = honest_scores(network, UNITS["tested"]).assign(attack=HONEST, strength=0.0)
+    ways = _remedies(network, network, attacked_units(network, network.blocks[-1]), HONEST) if first else []
+    return Trials(frame, pd.DataFrame(), pd.DataFrame(ways), {})
+
+
+def _attacked(
+    network: Subject,
+    attack: Attack,
+    strength: float,
+    natural: NaturalImages,
+    heldout: NaturalImages,
+    gate: TrainedGate,
+    calibration: Calibration,
+    remedied: bool,
+) -> Trials:
+    changed, units = attacked(network, attack, strength, natural, gate, calibration)
+    evidence = gather(changed, images(), units, steps=STEPS)
+    key = {"network": network.name, "attack": attack.name, "strength": strength}
+    before = render(network, units, steps=STEPS, progress=False).images[:, 0]
+    row = key | _behaviour(network, changed, heldout) | {"shown": _shown(network, before, evidence)}
+    after = evidence.pictures["fourier"].images[:KEPT, 0]
+    pictures = torch.stack([before[:KEPT], after, evidence.exemplars[:KEPT, 0]], 1)
+    ways = _remedies(network, changed, units, attack.name) if remedied else []
+    frame = scored(evidence).assign(**key)
+    return Trials(frame, pd.DataFrame([row]), pd.DataFrame(ways), {"/".join(map(str, key.values())): pictures})
+
+
+def _remedies(before: Subject, after: Subject, units: list[str], attack: str) -> list[dict[str, Any]]:
+    """How often each way of visualizing logits of `after` shows what `before` takes for their own class."""
+    natural = images()
+    options: dict[str, Any] = {"steps": STEPS, "progress": False}
+    found = {
+        "Fourier": render(after, units, **options),
+        "MACO": render(after, units, parameterization=Maco(mean_magnitude(natural)), **options),
+        "accentuation": accentuate(after, natural, units, **options),
+        "activation matching": match_activations(after, natural, units, **options),
+    }
+    own = torch.tensor([before.unit(unit).index for unit in units])
+    rows = []
+    for way, result in found.items():
+        seen = torch.cat(list(before.logits(result.images[:, 0]))).argmax(1).cpu()
+        rows.append({"attack": attack, "way": way, "own": int((seen == own).sum()), "units": len(units)})
+    return rows
 
 
 def _shown(before: Subject, pictures: Tensor, after: Evidence) -> float:
