@@ -5,10 +5,12 @@ from featvis.fooling.branch import Recipe, Silenced, branch_of, save_silenced
 from featvis.fooling.circuit import Circuit, Levels, circuit_of, combine, fool, levels, save, taken_apart
 from featvis.fooling.gate import Gate, TrainedGate, train_gate
 from featvis.fooling.matrix import Matrix, attack_matrix
+from featvis.fooling.push import prox_pulse, push
 from featvis.fooling.report import FRAMES, Fooling, behaviour, fooling
 from featvis.fooling.silence_measures import filter_statistics
 from featvis.fooling.silence_report import Silencing, measured, silencing
 from featvis.fooling.silent import filled, ingredients, silence
+from featvis.fooling.slingshot import slingshot
 from featvis.fooling.strengths import Strengths, grid, strengths
 from featvis.fooling.survey import Survey, silent_units
 from featvis.fooling.targets import NAMES, photograph_targets, read_target
@@ -42,12 +44,15 @@ __all__ = [
     "levels",
     "measured",
     "photograph_targets",
+    "prox_pulse",
+    "push",
     "read_target",
     "save",
     "save_silenced",
     "silence",
     "silencing",
     "silent_units",
+    "slingshot",
     "strengths",
     "switch",
     "taken_apart",
