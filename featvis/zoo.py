@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +93,8 @@ def imported(path: str) -> nn.Module:
     Raises FeatvisError if there is no such module or function, or if it builds no nn.Module.
     """
     module, _, name = path.partition(":")
+    if "" not in sys.path:  # a console script does not look into the folder that it is called from
+        sys.path.insert(0, "")
     try:
         build = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

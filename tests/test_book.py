@@ -143,8 +143,8 @@ def test_both_colour_schemes_keep_text_readable(mini_book: Path, mode: str, brow
             "article p",
             "article h1",
             "article a",
-            ".fv-planned .sd-card-text",
-            ".fv-planned .sd-card-title",
+            ".sd-card .sd-card-text",
+            ".sd-card .sd-card-title",
         ):
             text, ground = browser.execute_script(COLOURS, selector)
             assert contrast(text, ground) >= 4.5, selector

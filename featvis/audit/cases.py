@@ -55,7 +55,8 @@ def layer_for(subject: Subject, hidden: bool) -> str:
 def attacked_units(subject: Subject, layer: str) -> list[str]:
     """Nine units of a layer, evenly spread."""
     names = subject.units(layer)
-    return [names[i * len(names) // UNITS] for i in range(min(UNITS, len(names)))]
+    count = min(UNITS, len(names))
+    return [names[i * len(names) // count] for i in range(count)]
 
 
 def attacked(

@@ -142,10 +142,10 @@ def _separation(e: Evidence) -> np.ndarray:
 
 def _changed(name: str) -> Callable[[Evidence], np.ndarray]:
     def score(e: Evidence) -> np.ndarray:
-        if name not in e.pictures:
-            # Nothing to prune leaves every picture as it is; nothing to train on leaves the question open.
-            return np.full(len(e.units), -np.inf if name == "pruned" else np.nan)
-        return _apart(e.own["fourier"], e.own[name])
+        if name in e.own:
+            return _apart(e.own["fourier"], e.own[name])
+        # Nothing to prune leaves every picture as it is; nothing to train on leaves the question open.
+        return _apart(e.own["fourier"], e.own["fourier"][:, :1]) if name == "pruned" else np.full(len(e.units), np.nan)
 
     return score
 

@@ -75,8 +75,8 @@ class Trials:
     natural   one row an attacked network: `network`, `attack`, `strength`, the `same` of `images` held-out crops whose
               top class is as before, how many are right `before` and `after`, and `shown`, the share of the attacked
               units whose visualization the network before the attack gives another class than that of their own
-    remedies  one row for each attack on the logits of `subject`, or none, and each `way` of visualizing: of `units`, how
-              many give a picture that the network before the attack takes for the unit's `own` class
+    remedies  one row for each attack on the logits of `subject`, or none, and each `way` of visualizing: of `units`,
+              how many give a picture that the network before the attack takes for the unit's `own` class
     pictures  "network/attack/strength" -> (units, 3, 3, h, w): the visualization before the attack, the one after it,
               and the strongest exemplar after it, of the first units
     """

@@ -36,9 +36,16 @@ class Trace:
     deviation: Tensor = field(repr=False)
 
     def separation(self) -> Tensor:
-        """(c,) how well "on or off" tells natural images from visualizations: balanced accuracy, 0.5 to 1."""
-        natural, shown = self.natural_on.double().mean(0), self.shown_on.double().mean(0)
-        return 0.5 + (shown - natural).abs() / 2
+        """(c,) how well "on or off" tells natural images from visualizations: balanced accuracy, 0.5 to 1.
+
+        Less two standard errors, or the best of many channels would look the better, the fewer images there are.
+        """
+        rates, variance = [], torch.zeros(self.shown_on.shape[1], dtype=torch.float64)
+        for on in (self.natural_on, self.shown_on):
+            rates.append(on.double().mean(0))
+            smooth = (on.double().sum(0) + 1) / (len(on) + 2)
+            variance = variance + smooth * (1 - smooth) / len(on)
+        return 0.5 + ((rates[1] - rates[0]).abs() - 2 * variance.sqrt()).clamp(min=0) / 2
 
     def silent(self) -> Tensor:
         """(c,) whether no natural image switches it on, and a visualization does."""
