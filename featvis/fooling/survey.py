@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from featvis.checkpoint import read, write
 from featvis.errors import FeatvisError
 from featvis.exemplars import SAVE_EVERY
 from featvis.fooling.promise import upper_bound
@@ -116,7 +116,7 @@ def _count(
 ) -> tuple[Tensor, Tensor, int]:
     """For all units, how many images activate each, its largest value, and the number of images."""
     key = f"{subject.fingerprint} {images.fingerprint} {layers}"
-    state = _resumed(checkpoint, key)
+    state = read(checkpoint, key)
     if state is None:
         units = sum(subject.channels(layer) for layer in layers)
         state = {"count": torch.zeros(units, dtype=torch.long), "largest": torch.full((units,), -torch.inf)}
@@ -133,9 +133,7 @@ def _count(
             state["read"] += len(ids)
             bar.update(len(ids))
             if checkpoint is not None and number % SAVE_EVERY == 0:
-                unfinished = checkpoint.with_suffix(".tmp")
-                torch.save({"key": key, **state}, unfinished)
-                os.replace(unfinished, checkpoint)
+                write(checkpoint, key, state)
     if not int(state["read"]):
         raise FeatvisError(f"none of the {len(images)} images of {images.name} could be read.")
     if checkpoint is not None:
@@ -148,13 +146,3 @@ def _peaks(activation: Tensor) -> Tensor:
     if activation.dim() == 4:
         return activation.amax((2, 3))
     return activation.amax(1) if activation.dim() == 3 else activation
-
-
-def _resumed(checkpoint: Path | None, key: str) -> dict[str, Tensor] | None:
-    if checkpoint is None or not checkpoint.exists():
-        return None
-    try:
-        saved = torch.load(checkpoint, weights_only=True)
-    except Exception:  # cut short: start again
-        return None
-    return saved if saved.pop("key", None) == key else None
