@@ -2,6 +2,7 @@
 
 from featvis import (
     agreement,
+    engine,
     fooling,
     images,
     matching,
@@ -41,6 +42,7 @@ __all__ = [
     "Visualizations",
     "agreement",
     "atlas",
+    "engine",
     "exemplars",
     "fool",
     "fooling",

@@ -40,8 +40,8 @@ class NaturalImages(Protocol):
         """Image (3, size, size) in [0, 1], label (-1: unknown), id (unique in this stream)."""
         ...
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of (images (n, 3, size, size), labels (n,), ids), from image `start` on."""
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Batches of (images (n, 3, size, size), labels (n,), ids), from image `start` on and up to `stop`."""
         ...
 
     def label(self, index: int) -> int:
@@ -97,10 +97,11 @@ class _Stream:
     def recipe(self) -> dict[str, Any]:
         return {"source": self.name, "n": len(self), "size": self.size, "fingerprint": self.fingerprint}
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        for first in range(start, len(self), batch_size):
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        end = len(self) if stop is None else stop
+        for first in range(start, end, batch_size):
             rows = []
-            for index in range(first, min(first + batch_size, len(self))):
+            for index in range(first, min(first + batch_size, end)):
                 try:
                     rows.append(self[index])
                 except FeatvisError as error:  # a file that turns out broken is named and left out

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featvis.cut import Cut
-from featvis.errors import FeatvisError, listed, reason
+from featvis.engine import LOCAL, Engine, chosen, key_of, outcomes
+from featvis.errors import FeatvisError, listed
 from featvis.images import natural_images
 from featvis.shelf import shelved
 from featvis.subjects import Subject, Unit
 from featvis.visualize import objectives, parameterizations, transforms
-from featvis.visualize.ascent import Ascent, OnStep, ascend, generator_for
+from featvis.visualize.ascent import Ascent, OnStep
+from featvis.visualize.batches import PRECISIONS, Batch, Cuts, How, climb, climbed
 from featvis.visualize.objectives import Objective
 from featvis.visualize.parameterizations import Parameterization
 from featvis.visualize.result import Visualizations
 from featvis.visualize.transforms import Transform
 
 PARAMETERIZATIONS = ("fourier", "pixels", "maco")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@shelved(1, Visualizations, free=("batch", "progress", "on_step"))
+@shelved(1, Visualizations, free=("batch", "engine", "progress", "on_step"))
 def render(
     subject: Subject,
     units: Sequence[str | Objective] | str | Objective,
@@ -43,6 +42,7 @@ def render(
     precision: str = "fp32",
     batch: int | None = None,
     start: Tensor | None = None,
+    engine: Engine = LOCAL,
     progress: bool = True,
     on_step: OnStep | None = None,
 ) -> Visualizations:
@@ -56,8 +56,9 @@ def render(
     transform         Affine() by default
     snapshots         steps whose images are kept, and given to `on_step(step, images)`
     precision         "fp32" or "bf16" (the network alone; faster only where the processor has bf16 arithmetic)
-    batch             images at once; chosen from the image size if not given
+    batch             images at once; chosen from the image size if not given, halved where the memory does not suffice
     start             an image (3, h, w) in [0, 1] to start from, instead of noise
+    engine            "local", "ray" or `featvis.engine.Ray(...)`: batches are Ray tasks, with the same result
     """
     wanted = [units] if isinstance(units, (str, Objective)) else list(units)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -65,53 +66,66 @@ def render(
     _check(wanted, steps, seeds, side, precision, snapshots, batch, start)
     if isinstance(parameterization, str):
         parameterization = _named(parameterization, subject, side)
-    options: dict[str, Any] = {
-        "parameterization": parameterization,
-        "transform": transforms.Affine() if transform is None else transform,
-        "size": side,
-        "steps": steps,
-        "rate": parameterization.rate if rate is None else rate,
-        "sign": -1.0 if minimize else 1.0,
-        "snapshots": tuple(snapshots),
-        "on_step": on_step,
-    }
-    batch = batch or batch_size(side)
+    how = How(
+        parameterization,
+        transforms.Affine() if transform is None else transform,
+        side,
+        steps,
+        parameterization.rate if rate is None else rate,
+        minimize,
+        tuple(snapshots),
+        precision,
+        start,
+    )
     names = [w.name if isinstance(w, Objective) else str(subject.unit(w)) for w in wanted]
-    runs: list[tuple[Objective, list[tuple[int, int]]]] = []  # objective, (unit, seed) positions
-    for layer, group in groupby(_order(wanted, subject), key=lambda entry: entry[0]):
+    parts = _batches(_order(wanted, subject), names, seeds, batch or batch_size(side))
+    collected = _Collected(len(wanted), len(seeds), steps, side, snapshots)
+    cluster = chosen(engine)
+    if cluster is not None and on_step is not None:
+        raise FeatvisError("on_step is called in this process; it needs engine='local'.")
+    total = steps * len(parts)
+    with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
+        if cluster is None:
+            cuts: Cuts = {}
+            for part in parts:
+                for done, outcome in climb(subject, how, part, cuts, bar.update, on_step):
+                    collected.add(done.places, outcome)
+                if collected.steps < steps:
+                    break
+        else:
+            keys = [None if isinstance(p.what, Objective) else key_of("render", subject, how, p) for p in parts]
+            for _, found in outcomes(cluster, climbed, (subject, how), parts, keys):
+                for places, fields in found["done"]:
+                    collected.add(places, Ascent(**fields))
+                bar.update(steps)
+    return collected.result(subject.name, names, seeds, minimize)
+
+
+def _batches(
+    ordered: list[tuple[str | None, int, Unit | Objective]], names: list[str], seeds: tuple[int, ...], size: int
+) -> list[Batch]:
+    """At most `size` images of units of one layer each, layer by layer; every objective by itself."""
+    batches = []
+    for layer, group in groupby(ordered, key=lambda entry: entry[0]):
         members = list(group)
         if layer is None:
-            runs += [
-                (what, [(i, j) for j in range(len(seeds))]) for _, i, what in members if isinstance(what, Objective)
-            ]
+            for _, i, what in members:
+                if isinstance(what, Objective):
+                    places = tuple((i, j) for j in range(len(seeds)))
+                    batches.append(Batch(what, places, (names[i],) * len(seeds), seeds))
             continue
-        jobs = [(i, j, unit) for _, i, unit in members if isinstance(unit, Unit) for j in range(len(seeds))]
-        for first in range(0, len(jobs), batch):
-            part = jobs[first : first + batch]
-            runs.append((objectives.batched([unit for *_, unit in part], subject.device), [(i, j) for i, j, _ in part]))
-
-    collected = _Collected(len(wanted), len(seeds), steps, side, snapshots)
-    total = steps * len(runs)
-    with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
-        cuts: dict[tuple[str, ...], Cut] = {}
-        for objective, places in runs:
-            if objective.layers not in cuts:
-                cuts = {objective.layers: _prepared(subject, objective.layers, side, precision, minimize)}
-            generators = [generator_for(names[i], seeds[j]) for i, j in places]
-            begin = None if start is None else start.expand(len(places), *start.shape[-3:])
-            outcome = ascend(
-                cuts[objective.layers],
-                subject.preprocess,
-                objective,
-                generators,
-                start=begin,
-                tick=bar.update,
-                **options,
+        jobs = [(unit, i, j) for _, i, unit in members if isinstance(unit, Unit) for j in range(len(seeds))]
+        for first in range(0, len(jobs), size):
+            some = jobs[first : first + size]
+            batches.append(
+                Batch(
+                    tuple(unit for unit, _, _ in some),
+                    tuple((i, j) for _, i, j in some),
+                    tuple(names[i] for _, i, _ in some),
+                    tuple(seeds[j] for *_, j in some),
+                )
             )
-            collected.add(places, outcome)
-            if len(outcome.curve) < steps:
-                break
-    return collected.result(subject.name, names, seeds, minimize)
+    return batches
 
 
 def batch_size(size: tuple[int, int]) -> int:
@@ -130,7 +144,7 @@ class _Collected:
         self.status = np.full((units, seeds), "not run", dtype="<U16")
         self.steps = steps
 
-    def add(self, places: list[tuple[int, int]], outcome: Ascent) -> None:
+    def add(self, places: Sequence[tuple[int, int]], outcome: Ascent) -> None:
         rows, columns = np.array(places).T
         self.images[rows, columns] = outcome.images
         for step, images in outcome.snapshots.items():
@@ -167,19 +181,6 @@ def _order(wanted: list[str | Objective], subject: Subject) -> list[tuple[str | 
             entries.append((unit.layer, i, unit))
     depth = {layer: k for k, layer in enumerate(subject.layers)}
     return sorted(entries, key=lambda entry: depth.get(entry[0] or "", -1))
-
-
-def _prepared(
-    subject: Subject, layers: tuple[str, ...], size: tuple[int, int], precision: str, before_relu: bool
-) -> Cut:
-    network = subject.until(*layers, before_relu=before_relu).to(PRECISIONS[precision])
-    try:
-        with torch.no_grad():
-            network(subject.preprocess(torch.full((1, 3, *size), 0.5, device=subject.device)).to(PRECISIONS[precision]))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        pixels = f"{size[0]} x {size[1]} pixels"
-        raise FeatvisError(f"{subject.name} cannot take an image of {pixels}: {reason(error)}") from error
-    return network
 
 
 def _named(name: str, subject: Subject, size: tuple[int, int]) -> Parameterization:
