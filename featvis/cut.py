@@ -38,7 +38,7 @@ def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Ten
 
     def hook(name: str) -> Callable[..., None]:
         def keep(_module: nn.Module, _inputs: object, output: object) -> None:
-            if name not in found and isinstance(output := _first_tensor(output), Tensor):
+            if name not in found and isinstance(output := first_tensor(output), Tensor):
                 # A later in-place ReLU would overwrite the output; the last one is safe.
                 found[name] = output if len(found) + 1 == len(wanted) else output.clone()
             if len(found) == len(wanted):
@@ -60,7 +60,8 @@ def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Ten
             handle.remove()
 
 
-def _first_tensor(output: Any) -> Any:
+def first_tensor(output: Any) -> Any:
+    """What counts as the output of a module that gives several, such as attention: the first."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     return output
@@ -153,7 +154,7 @@ class Cut(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if self.traced:
-            return self.body(x)
+            return {name: first_tensor(output) for name, output in self.body(x).items()}
         with capture(self.body, self.layers) as run:
             return run(x)
 
@@ -207,7 +208,7 @@ class _Tracer(fx.Tracer):
 def _traced(network: nn.Module, layers: tuple[str, ...], before_relu: bool) -> fx.GraphModule:
     tracer = _Tracer()
     graph = tracer.trace(network)
-    outputs = {layer: _first_tensor(tracer.returned[layer]).node for layer in layers}
+    outputs = {layer: first_tensor(tracer.returned[layer]).node for layer in layers}
     graph.erase_node(next(node for node in graph.nodes if node.op == "output"))
     graph.output(outputs)
     body = fx.GraphModule(network, graph)

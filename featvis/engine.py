@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 import pickle
 import socket
@@ -192,7 +193,7 @@ def ready(engine: Ray) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
         count = (engine.workers or max(1, (os.cpu_count() or 1) // engine.threads)) * engine.threads
         options |= {"num_cpus": count, "include_dashboard": False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ module = sys.modules["featvis.exemplars"]
 ray = pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the engine is not tested (pip install 'featvis[ray]')")
 
 UNITS = ["conv1:0", "conv1:3", "conv2:1", "conv2:5", "fc:0", "fc:2"]
-QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
+QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 OPTIONS = {"steps": 6, "seeds": 2, "size": 32, "batch": 2, "progress": False}
 
 

@@ -79,12 +79,12 @@ def silent_units(
     folder: Path | None = None,
     progress: bool = True,
 ) -> Survey:
-    """Look for silent units in `layers` (by default all blocks that give maps).
+    """Look for silent units in `layers` (by default all blocks that give maps, and the MLP neurons of a transformer).
 
     Any number of images is streamed; with a `folder`, an interrupted pass goes on there. An image activates a unit if
     the unit is above zero anywhere: behind a ReLU, if it gives anything at all.
     """
-    chosen = tuple(layers or [layer for layer in subject.blocks if len(subject.layers[layer]) == 3])
+    chosen = tuple(layers or [layer for layer in subject.blocks if len(subject.layers[layer]) == 3] + _neurons(subject))
     if not chosen:
         raise FeatvisError(f"{subject.name} has no layer that gives maps; name layers, such as {subject.blocks[0]}.")
     names = [unit for layer in chosen for unit in subject.units(layer)]
@@ -109,6 +109,12 @@ def silent_units(
         table.loc[silent, "visualization"] = run.activation[:, 0]
         table.loc[silent, "status"] = run.status[:, 0]
     return Survey(subject.name, passes[0][2], passes[1][2], table)
+
+
+def _neurons(subject: Subject) -> list[str]:
+    """The activations (tokens, d) between the two linear layers of each MLP."""
+    over_tokens = (name for name, shape in subject.layers.items() if len(shape) == 2)
+    return [name for name in over_tokens if isinstance(subject.network.get_submodule(name), torch.nn.GELU)]
 
 
 def _count(
