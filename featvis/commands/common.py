@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from featvis.images import NaturalImages
     from featvis.subjects import Subject
 
-SPLITS = {"photos": "all", "cifar10": "heldout"}  # of a folder, its subfolder "val"
+SPLITS = {"photos": "all", "cifar10": "heldout", "imagenette": "heldout"}  # of a folder, its subfolder "val"
 
 
 def command(commands: Any, name: str, run: Callable, text: str, examples: str) -> argparse.ArgumentParser:
@@ -54,7 +54,8 @@ def add_sources(sub: argparse.ArgumentParser) -> None:
     """Where weights and natural images come from, and where results go."""
     sub.add_argument("--weights", help="a weights file, an enum's name, or 'random'")
     sub.add_argument(
-        "--images", help="folder of natural images, photos (default for photonet) or cifar10 (default for cifarnet)"
+        "--images",
+        help="folder of natural images, photos (default for photonet), cifar10 (default for cifarnet) or imagenette",
     )
     sub.add_argument("--out", type=Path, required=True, help="folder for pictures and report.json")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
 def _similarity(options: argparse.Namespace) -> None:
     from featvis import plots_similarity
     from featvis.controls import some_logits
-    from featvis.images import natural_images
+    from featvis.images import OWN, natural_images
     from featvis.paths import path_similarity
     from featvis.similarity import check_metrics
     from featvis.visualize import render
@@ -60,7 +60,7 @@ def _similarity(options: argparse.Namespace) -> None:
     units = options.units or some_logits(subject)
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in units))
     source = source_of(options, subject, "path similarity of")
-    split = "heldout" if source in ("photos", "cifar10") else "val"
+    split = "heldout" if source in ("photos", *OWN) else "val"
     natural = natural_images(source, split=split, size=subject.preprocess.size[0])
     say_skipped(natural.skipped)
     with engine_of(options) as engine, whole_folder(options.out) as out:
