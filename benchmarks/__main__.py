@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman", "paths")
+PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman", "paths", "ray")
 
 
 TITLES = {
@@ -22,6 +22,7 @@ TITLES = {
     "memory": "Peak memory of rendering many units of PhotoNet",
     "network": "All units of PhotoNet",
     "spearman": "Spearman between all pairs of 100 images with 200,000 activations each, half of them 0",
+    "ray": "Ray: batches of 8 units of PhotoNet, one thread a worker",
     "paths": "Peak memory of path similarity, GoogLeNet (random weights), 224 px",
 }
 
@@ -70,7 +71,7 @@ def main() -> None:
 
     import torch
 
-    from benchmarks import climb, memory, peer, similarity, steps
+    from benchmarks import climb, engine, memory, peer, similarity, steps
 
     torch.set_num_threads(options.threads)
     if not peer.available():
@@ -101,6 +102,9 @@ def main() -> None:
     if "paths" in parts:
         print("memory of path similarity ...", file=sys.stderr)
         found["paths"] = similarity.memory(options.threads, {"blocks": (160,)} if options.quick else similarity.COUNTS)
+    if "ray" in parts:
+        print("workers ...", file=sys.stderr)
+        found["ray"] = engine.measure(*((6, 8) if options.quick else (12, 32)))
     text = markdown(found)
     options.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1))

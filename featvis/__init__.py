@@ -2,6 +2,7 @@
 
 from featvis import (
     agreement,
+    engine,
     fooling,
     images,
     matching,
@@ -44,6 +45,7 @@ __all__ = [
     "agreement",
     "atlas",
     "audit",
+    "engine",
     "exemplars",
     "fool",
     "fooling",

@@ -38,7 +38,7 @@ def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Ten
 
     def hook(name: str) -> Callable[..., Tensor | None]:
         def keep(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
-            if name in found or not isinstance(tensor := _first_tensor(output), Tensor):
+            if name in found or not isinstance(tensor := first_tensor(output), Tensor):
                 return None
             found[name] = tensor
             if len(found) == len(wanted):
@@ -65,7 +65,8 @@ def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Ten
             handle.remove()
 
 
-def _first_tensor(output: Any) -> Any:
+def first_tensor(output: Any) -> Any:
+    """What counts as the output of a module that gives several, such as attention: the first."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     return output
@@ -158,7 +159,7 @@ class Cut(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if self.traced:
-            return self.body(x)
+            return {name: first_tensor(output) for name, output in self.body(x).items()}
         with capture(self.body, self.layers) as run:
             return run(x)
 
@@ -212,7 +213,7 @@ class _Tracer(fx.Tracer):
 def _traced(network: nn.Module, layers: tuple[str, ...], before_relu: bool) -> fx.GraphModule:
     tracer = _Tracer()
     graph = tracer.trace(network)
-    outputs = {layer: _first_tensor(tracer.returned[layer]).node for layer in layers}
+    outputs = {layer: first_tensor(tracer.returned[layer]).node for layer in layers}
     graph.erase_node(next(node for node in graph.nodes if node.op == "output"))
     graph.output(outputs)
     body = fx.GraphModule(network, graph)

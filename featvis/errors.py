@@ -1,6 +1,9 @@
 """The one exception that a reader's mistake raises: a clear sentence, no traceback on the command line."""
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class FeatvisError(ValueError):
@@ -17,3 +20,17 @@ def listed(names: Iterable, most: int = 12) -> str:
 def reason(error: BaseException) -> str:
     """The first line of what an exception says, or else its type."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn a full disk, met while `place` is written, into a sentence; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise FeatvisError(
+            f"{place} could not be written: {error.strerror}; what was finished before is intact, so make room and run "
+            "it again."
+        ) from error

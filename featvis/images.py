@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from featvis import photographs
 from featvis.errors import FeatvisError, listed
@@ -24,6 +25,7 @@ Batch = tuple[Tensor, Tensor, list[str]]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 _BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 PHOTO_CROPS = {"train": 6800, "heldout": 5100, "all": 11_900}  # 400, 300 and 700 crops of each photograph
+OWN = ("cifar10", "imagenette")  # data sets that come in two parts
 USUAL = {"photonet": "photos", "cifarnet": "cifar10"}  # subject -> source of the images that it was trained on
 
 
@@ -40,8 +42,8 @@ class NaturalImages(Protocol):
         """Image (3, size, size) in [0, 1], label (-1: unknown), id (unique in this stream)."""
         ...
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of (images (n, 3, size, size), labels (n,), ids), from image `start` on."""
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Batches of (images (n, 3, size, size), labels (n,), ids), from image `start` on and up to `stop`."""
         ...
 
     def label(self, index: int) -> int:
@@ -73,6 +75,7 @@ class _Stream:
     name: str
     size: int
     classes: tuple[str, ...] = ()
+    workers: int = 0  # processes that read ahead
 
     def __init__(self) -> None:
         self.skipped: list[str] = []
@@ -97,21 +100,45 @@ class _Stream:
     def recipe(self) -> dict[str, Any]:
         return {"source": self.name, "n": len(self), "size": self.size, "fingerprint": self.fingerprint}
 
-    def batches(self, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        for first in range(start, len(self), batch_size):
-            rows = []
-            for index in range(first, min(first + batch_size, len(self))):
-                try:
-                    rows.append(self[index])
-                except FeatvisError as error:  # a file that turns out broken is named and left out
-                    if str(error) not in self.skipped:
-                        self.skipped.append(str(error))
-            if rows:
-                images, labels, ids = zip(*rows, strict=True)
-                yield torch.stack(images), torch.tensor(labels), list(ids)
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        end = len(self) if stop is None else stop
+        spans = [range(first, min(first + batch_size, end)) for first in range(start, end, batch_size)]
+        read = _Spans(self, spans)
+        # A loader keeps the order, whichever process is done first.
+        ahead = DataLoader(read, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is)
+        for batch, broken in ahead if self.workers else (read[i] for i in range(len(read))):
+            self.skipped += [line for line in broken if line not in self.skipped]
+            if batch is not None:
+                yield batch
 
     def overlap(self, first: str, second: str) -> bool:
         return first == second
+
+
+class _Spans(Dataset):
+    """The images of each span of a stream, with what is to be said of files that turn out broken and are left out."""
+
+    def __init__(self, stream: _Stream, spans: list[range]):
+        self.stream, self.spans = stream, spans
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, number: int) -> tuple[Batch | None, list[str]]:
+        rows, broken = [], []
+        for index in self.spans[number]:
+            try:
+                rows.append(self.stream[index])
+            except FeatvisError as error:
+                broken.append(str(error))
+        if not rows:
+            return None, broken
+        images, labels, ids = zip(*rows, strict=True)
+        return (torch.stack(images), torch.tensor(labels), list(ids)), broken
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class PhotoCrops(_Stream):
@@ -303,13 +330,13 @@ class _Half(_Stream):
 def train_and_test(source: str | Path, size: int = 96) -> tuple[NaturalImages, NaturalImages]:
     """Natural images to train something with, and others to test it with.
 
-    Of "photos" 6,800 training and 20,400 held-out crops, of "cifar10" its two sets, of a folder its subfolders `train`
-    and `val`, or else every other image.
+    Of "photos" 6,800 training and 20,400 held-out crops, of "cifar10" and "imagenette" their two sets, of a folder its
+    subfolders `train` and `val`, or else every other image.
     """
     if str(source) == "photos":
         return PhotoCrops("train", 6800, size), PhotoCrops("heldout", 20_400, size)
-    if str(source) == "cifar10" or all((Path(source) / split).is_dir() for split in ("train", "val")):
-        other = "heldout" if str(source) == "cifar10" else "val"
+    if str(source) in OWN or all((Path(source) / split).is_dir() for split in ("train", "val")):
+        other = "heldout" if str(source) in OWN else "val"
         return natural_images(source, split="train", size=size), natural_images(source, split=other, size=size)
     images = natural_images(source, size=size)
     return _Half(images, 0), _Half(images, 1)
@@ -321,28 +348,43 @@ def usual(name: str) -> str:
 
 
 def natural_images(
-    source: str | Path | Sequence[Any] = "photos", *, split: str = "heldout", n: int | None = None, size: int = 96
+    source: str | Path | Sequence[Any] = "photos",
+    *,
+    split: str = "heldout",
+    n: int | None = None,
+    size: int = 96,
+    workers: int = 0,
 ) -> NaturalImages:
     """A stream of natural images.
 
-    `source` is "photos" (the embedded photographs) or "cifar10" (see `featvis.cifar`), both with the splits "train"
-    and "heldout", a folder of images (its subfolder named as the split is taken where there is one), or a torchvision
-    data set. `n` limits the number of images (a fixed random choice, the same every time), `size` is their side in
-    pixels.
+    `source` is "photos" (the embedded photographs), "cifar10" (see `featvis.cifar`) or "imagenette" (see
+    `featvis.imagenette`), all with the splits "train" and "heldout", a folder of images (its subfolder named as the
+    split is taken where there is one), or a torchvision data set. `n` limits the number of images (a fixed random
+    choice, the same every time), `size` is their side in pixels. With `workers`, so many processes read and decode the
+    batches of a folder ahead; the stream is the same.
     Raises FeatvisError for an unknown split, a folder that does not exist or one without a usable image.
     """
     if size < 1:
         raise FeatvisError(f"images of size {size} were asked for; at least 1 pixel is needed.")
-    if isinstance(source, (str, Path)):
-        if str(source) == "photos":
-            return PhotoCrops(split, n, size)
-        if str(source) == "cifar10":
-            from featvis.cifar import cifar10  # which builds upon this module
+    if workers < 0:
+        raise FeatvisError(f"workers={workers} was given; valid are 0 (read in this process) and more.")
+    if not isinstance(source, (str, Path)):
+        return DatasetImages(source, n, size)
+    if str(source) == "photos":
+        return PhotoCrops(split, n, size)
+    if str(source) == "cifar10":
+        from featvis.cifar import cifar10  # which builds upon this module
 
-            return cifar10(split, n, size)
+        return cifar10(split, n, size)
+    if str(source) == "imagenette":
+        from featvis.imagenette import imagenette
+
+        images: FolderImages = imagenette(split, n, size)
+    else:
         folder = Path(source) / split
-        return FolderImages(folder if folder.is_dir() else source, n, size)
-    return DatasetImages(source, n, size)
+        images = FolderImages(folder if folder.is_dir() else source, n, size)
+    images.workers = workers
+    return images
 
 
 def _parse(id: str) -> tuple[str, tuple[int, int, int]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
+from featvis.engine import LOCAL, Engine, key_of
 from featvis.errors import FeatvisError, listed
 from featvis.exemplars import exemplars
 from featvis.images import NaturalImages
@@ -77,6 +78,7 @@ def path_similarity(
     metric: str | Sequence[str] = "spearman",
     per_class: int = PER_CLASS,
     controls: Mapping[str, Series] | None = None,
+    engine: Engine = LOCAL,
     progress: bool = True,
 ) -> PathSimilarity:
     """Compare the visualizations of units with natural images, layer by layer.
@@ -87,6 +89,7 @@ def path_similarity(
     metric     "spearman", "pearson" or "cosine", or several of them
     per_class  natural images of each class, the first ones of `natural`
     controls   more images to be held against the same natural ones, in the order of `pictures.units`
+    engine     "local", "ray" or `featvis.engine.Ray(...)`: groups of layers are Ray tasks, with the same result
 
     Pairs of largely overlapping crops do not count. Raises FeatvisError for an unknown layer or metric, a class with
     fewer images than asked, sizes that differ, and activations that are not finite.
@@ -107,7 +110,7 @@ def path_similarity(
         last = max((unit.layer for unit in units), key=order.index)
         axis = (*(layer for layer in axis if order.index(layer) < order.index(last)), last)
     if labels is None:
-        best = exemplars(subject, natural, pictures.units, k=per_class, progress=progress)
+        best = exemplars(subject, natural, pictures.units, k=per_class, engine=engine, progress=progress)
         rng = np.random.default_rng(0)  # exemplars come in the order of their rank, but halves are to be alike
         ids = [[str(id) for id in rng.permutation(row) if id] for row in best.top_ids]
     else:
@@ -117,8 +120,10 @@ def path_similarity(
     items, origins = _items(natural, ids, series, pictures.status == "ok")
     kinds = 2 + len(series)
     leave_out = _overlaps(natural, items, origins, kinds, across=labels is None)
+    shown = ("paths", subject, natural, ids, metrics, list(series.values()), pictures.status.tolist())
+    key = None if engine == LOCAL else key_of(*shown)  # which reads every picture
     with tqdm(desc=f"paths {subject.name}", unit="image", disable=not progress, leave=False) as bar:
-        found = pair_sums(subject, items, len(ids) * kinds, axis, metrics, leave_out, bar.update)
+        found = pair_sums(subject, items, len(ids) * kinds, axis, metrics, leave_out, bar.update, engine, key)
     return PathSimilarity(
         subject.name,
         natural.name,
@@ -203,17 +208,18 @@ def _items(
                 items.append(Item(id, partial(natural.image, id), tuple(places.pop(id))))
                 origins.append(id)
         for kind, (name, (images, made_from)) in enumerate(series.items(), start=2):
-            for number, image in enumerate(images[group]):
+            for number in range(images.shape[1]):
                 if name == SHOWN and not usable[group, number]:
                     continue
                 what = f"{name} {number} of group {group}"
-                items.append(Item(what, partial(_same, image), (group * kinds + kind,)))
+                items.append(Item(what, partial(_at, images, group, number), (group * kinds + kind,)))
                 origins.append(made_from[group][number] if made_from else "")
     return items, origins
 
 
-def _same(image: Tensor) -> Tensor:
-    return image
+def _at(images: Tensor, group: int, number: int) -> Tensor:
+    # Not the image itself: each would take all of the images along to another process.
+    return images[group, number]
 
 
 def _overlaps(

@@ -16,11 +16,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from featvis.errors import FeatvisError
+from featvis.errors import FeatvisError, disk_errors
 
 RERENDER = "FEATVIS_RERENDER"
 ROOT = "FEATVIS_SHELF"
@@ -118,23 +119,29 @@ class Shelf:
         return self.root / key["subject"] / f"{key['function']}-{digest}"
 
     def put(self, folder: Path, key: dict[str, Any], result: Storable) -> None:
-        """Write an entry in a scratch folder and move it into place in one step."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
-        try:
-            scratch.chmod(0o755)
-            result.save(scratch)
-            files = {f.name: _sha256(f) for f in sorted(scratch.iterdir())}
-            (scratch / "entry.json").write_text(json.dumps({**key, "files": files}, indent=1))
-            if folder.exists():
-                shutil.rmtree(folder)
+        """Write an entry in a scratch folder and move it into place in one step.
+
+        Raises FeatvisError if the disk is full.
+        """
+        with disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+            before = scratch.with_name(f"{scratch.name}-before")
             try:
-                scratch.rename(folder)
-            except OSError:  # another process has put the same entry there in the meantime
-                if not whole(folder, key):
-                    raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+                scratch.chmod(0o755)
+                result.save(scratch)
+                files = {f.name: _sha256(f) for f in sorted(scratch.iterdir())}
+                (scratch / "entry.json").write_text(json.dumps({**key, "files": files}, indent=1))
+                with suppress(FileNotFoundError):  # of two processes that replace an entry one comes second
+                    folder.rename(before)
+                try:
+                    scratch.rename(folder)
+                except OSError:  # another process has put the same entry there in the meantime
+                    if not whole(folder, key):
+                        raise
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+                shutil.rmtree(before, ignore_errors=True)
 
     def entries(self) -> Iterator[Path]:
         """The folders of all entries."""

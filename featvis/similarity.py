@@ -7,7 +7,7 @@ their mean rows: one row a set is kept instead of one row an image, and no pair 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featvis.engine import LOCAL, Engine, chosen, outcomes
 from featvis.errors import FeatvisError, listed
 from featvis.subjects import Subject
 
 METRICS = ("spearman", "pearson", "cosine")
 BUDGET = 256 * 2**20  # bytes for the sums that are kept at once
 BATCH = 16
+GROUPS = 8  # tasks, about, that Ray divides the layers into: each sees all of the images again
+NAMES = ("total", "count", "left_total", "left_count")
 CHUNK = 2**13  # features that are multiplied at once, in double precision
 
 
@@ -152,48 +155,85 @@ def pair_sums(
     metrics: Sequence[str],
     leave_out: Sequence[tuple[int, int]] = (),
     tick: Callable[[int], object] = lambda _: None,
+    engine: Engine = LOCAL,
+    key: str | None = None,
 ) -> Pairs:
     """Compare all sets with each other in all layers; `leave_out` names pairs of items that do not count.
 
     Layers whose sums fit into `BUDGET` share a pass over the images. Where not even one layer's do, a pass takes two
-    blocks of sets. `tick` is told how many images were seen. Raises FeatvisError for activations that are not finite.
+    blocks of sets. `tick` is told how many images were seen. With the `engine` "ray" groups of layers are Ray tasks,
+    kept in its folder by `key`, which says what the items show. Raises FeatvisError for infinite activations.
     """
     shape = (len(metrics), len(layers), sets, sets)
     arrays = [np.zeros(shape) for _ in range(4)]
     undefined = np.zeros(shape[:3], int)
-    for part, blocks in _passes(subject, layers, sets, len(metrics)):
+    cluster = chosen(engine)
+    passes = [
+        (tuple(part), tuple(sorted(block)))
+        for part, blocks in _passes(subject, layers, sets, len(metrics), 1 if cluster is None else GROUPS)
+        for block in blocks
+    ]
+    shared = (subject, list(items), tuple(metrics), tuple(leave_out))
+    if cluster is None:
+        every: Iterable[tuple[int, dict[str, Tensor]]] = ((i, _sums(*shared, p, tick)) for i, p in enumerate(passes))
+    else:
+        keys = [None if key is None else f"{key} {p}" for p in passes]
+        every = outcomes(cluster, _sums, shared, passes, keys)
+    for number, found in every:
+        part, block = passes[number]
         depth = [layers.index(layer) for layer in part]
-        for block in blocks:
-            inside = [i for i, item in enumerate(items) if not block.isdisjoint(item.sets)]
-            number = {i: k for k, i in enumerate(inside)}
-            pairs = [(number[i], number[j]) for i, j in leave_out if i in number and j in number]
-            order = sorted(block)
-            members = torch.zeros(len(inside), len(order), dtype=torch.float64)
-            for i, k in number.items():
-                members[k, [order.index(s) for s in items[i].sets if s in block]] = 1
-            sums = _Pass(subject, part, metrics, members, pairs)
-            for first in range(0, len(inside), BATCH):
-                some = [items[i] for i in inside[first : first + BATCH]]
-                sums.add(some, first)
-                tick(len(some))
-            for m in range(len(metrics)):
-                for k, at in enumerate(depth):
-                    cell = np.ix_([m], [at], order, order)
-                    for array, value in zip(arrays, sums.outcome(m, k), strict=True):
-                        array[cell] = value
-                    undefined[m, at, order] = (members.T @ (~sums.defined[m, k]).double()).numpy()
+        cell = np.ix_(range(len(metrics)), depth, block, block)
+        for array, name in zip(arrays, NAMES, strict=True):
+            array[cell] = found[name].numpy()
+        undefined[np.ix_(range(len(metrics)), depth, block)] = found["undefined"].numpy()
+        if cluster is not None:
+            tick(sum(not set(block).isdisjoint(item.sets) for item in items))
     total, count, left_total, left_count = arrays
     return Pairs(total, count, left_total, left_count, undefined)
 
 
+def _sums(
+    subject: Subject,
+    items: Sequence[Item],
+    metrics: Sequence[str],
+    leave_out: Sequence[tuple[int, int]],
+    which: tuple[tuple[str, ...], tuple[int, ...]],
+    tick: Callable[[int], object] = lambda _: None,
+) -> dict[str, Tensor]:
+    """One pass, for some layers and sets: the fields of `Pairs` as tensors (metrics, these layers, these sets, ...)."""
+    layers, order = which
+    inside = [i for i, item in enumerate(items) if not set(order).isdisjoint(item.sets)]
+    number = {i: k for k, i in enumerate(inside)}
+    pairs = [(number[i], number[j]) for i, j in leave_out if i in number and j in number]
+    members = torch.zeros(len(inside), len(order), dtype=torch.float64)
+    for i, k in number.items():
+        members[k, [order.index(s) for s in items[i].sets if s in order]] = 1
+    sums = _Pass(subject, list(layers), metrics, members, pairs)
+    for first in range(0, len(inside), BATCH):
+        some = [items[i] for i in inside[first : first + BATCH]]
+        sums.add(some, first)
+        tick(len(some))
+    rows = [[sums.outcome(m, k) for k in range(len(layers))] for m in range(len(metrics))]
+    found = {
+        name: torch.stack([torch.stack([torch.from_numpy(cell[n]) for cell in row]) for row in rows])
+        for n, name in enumerate(NAMES)
+    }
+    undefined = torch.einsum("is,mki->mks", members, (~sums.defined).double())
+    return found | {"undefined": undefined.round().long()}
+
+
 def _passes(
-    subject: Subject, layers: Sequence[str], sets: int, metrics: int
+    subject: Subject, layers: Sequence[str], sets: int, metrics: int, groups: int = 1
 ) -> Iterator[tuple[list[str], list[set[int]]]]:
-    """Layers that share a pass over the images, and the blocks of sets that they need one each for."""
+    """Layers that share a pass over the images, and the blocks of sets that they need one each for.
+
+    There are about `groups` passes or more. How layers are grouped changes no number; how sets are, may.
+    """
     size = {layer: 4 * metrics * int(np.prod(subject.layers[layer])) for layer in layers}
+    most = min(BUDGET, sets * sum(size.values()) / groups)
     part: list[str] = []
     for layer in layers:
-        if part and sets * sum(size[name] for name in [*part, layer]) > BUDGET:
+        if part and sets * sum(size[name] for name in [*part, layer]) > most:
             yield part, [set(range(sets))]
             part = []
         if sets * size[layer] > BUDGET:

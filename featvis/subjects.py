@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from featvis.cut import Cut, capture, cut
+from featvis.cut import Cut, capture, cut, first_tensor
 from featvis.errors import FeatvisError, listed, reason
 
 
@@ -97,12 +97,15 @@ class Subject:
 
     @cached_property
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """Every module with a tensor output, in the order of execution: name -> shape of its output without n."""
+        """Every module with a tensor output, in the order of execution: name -> shape of its output without n.
+
+        Of several outputs the first counts: of attention what it gives out, not its weights.
+        """
         shapes: dict[str, tuple[int, ...]] = {}
 
         def note(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-                if isinstance(output, Tensor):
+                if isinstance(output := first_tensor(output), Tensor):
                     shapes.setdefault(name, tuple(output.shape[1:]))
 
             return hook

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pickle
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -162,13 +164,25 @@ def _from_torchvision(builder: str, weights: str | Path | None, device: str, nam
 
 
 def _download(builder: str, entry: Any) -> nn.Module:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[1]
+    # torchvision checks what it downloads, but not a file that was put there by other means.
+    expected = re.search(r"-([0-9a-f]{8,})\.", file.name)
+    if expected and file.is_file():
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        if not digest.startswith(expected[1]):
+            raise FeatvisError(
+                f"{str(file)!r} is not what its name says (its SHA-256 starts with {digest[:8]}, not {expected[1]}): "
+                f"it was cut short or changed; delete it, or fetch {entry.url} again."
+            )
     try:
         return torchvision.models.get_model(builder, weights=entry)
-    except (URLError, OSError) as error:
-        file = entry.url.rsplit("/", 1)[1]
+    except (URLError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "invalid hash value" not in str(error):
+            raise
         raise FeatvisError(
-            f"the weights of {builder} could not be downloaded ({error}); fetch {entry.url} by other means and put "
-            f"it at {Path(torch.hub.get_dir()) / 'checkpoints' / file}, or give weights=PATH."
+            f"the weights of {builder} could not be downloaded ({reason(error)}); fetch {entry.url} by other means and "
+            f"put it at {file}, or give weights=PATH."
         ) from error
 
 

@@ -29,8 +29,8 @@ def test_everything_comes_from_the_shelf_the_second_time(made, monkeypatch):
     def never(*_given, **_options):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(importlib.import_module("featvis.visualize.render"), "ascend", never)
-    monkeypatch.setattr(importlib.import_module("featvis.exemplars")._Pass, "add", never)
+    monkeypatch.setattr(importlib.import_module("featvis.visualize.batches"), "ascend", never)
+    monkeypatch.setattr(importlib.import_module("featvis.scan").Pass, "add", never)
     again = fv.atlas(
         first.subject, first.natural, fv.Shelf(shelf.root), layers=["conv2.0", "fc"], steps=4, k=4, progress=False
     )

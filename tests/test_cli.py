@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import featvis as fv
+from featvis import sheets
 from featvis.cli import main
 from featvis.fooling import gate as gates
 from tests.small import small_subject
@@ -151,6 +152,25 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, capsys, monkeypatch)
         main(["render", "photonet", "fc:1", "--steps", "1", "--quiet", "--out", str(tmp_path)])
     assert stop.value.code == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path, folder, capsys, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ("exemplars", "photonet", "fc:1", "--k", "2", "--images", str(folder), "--quiet", "--out", str(out))
+    run(*arguments)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    write = sheets.write_image
+
+    def filling(file, image):
+        if "exemplar2" in file.name:
+            raise OSError(28, "No space left on device", str(file))
+        write(file, image)
+
+    monkeypatch.setattr(sheets, "write_image", filling)
+    line = failed(capsys, *arguments)
+    assert "No space left on device: " in line
+    assert "exemplar2.png" in line
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import featvis as fv
+from featvis import scan
 from tests.small import small_images, small_subject
 
 module = importlib.import_module("featvis.exemplars")  # featvis.exemplars itself is the function
@@ -34,7 +36,7 @@ def test_one_pass_finds_what_a_full_sort_finds():
     assert np.allclose(best.top_values, np.take_along_axis(means, order[:5], 0).T, atol=1e-5)
     low = np.argsort(means, axis=0, kind="stable")
     assert (best.bottom_ids == np.array(ids)[low[:5].T]).all()
-    assert np.allclose(best.quantiles, np.quantile(means, module.LEVELS, axis=0).T, atol=1e-5)
+    assert np.allclose(best.quantiles, np.quantile(means, scan.LEVELS, axis=0).T, atol=1e-5)
     assert (best.histogram.sum(1) == len(natural)).all()
     assert best.images == len(natural)
     place = best.top_at[3, 0]
@@ -76,8 +78,8 @@ def test_an_interrupted_pass_goes_on(tmp_path, monkeypatch):
     seen: list[int] = []
     batches = natural.batches
 
-    def breaking(batch_size, start=0):
-        for number, batch in enumerate(batches(batch_size, start)):
+    def breaking(batch_size, start=0, stop=None):
+        for number, batch in enumerate(batches(batch_size, start, stop)):
             if start == 0 and number == 5:
                 raise KeyboardInterrupt
             seen.append(len(batch[2]))
@@ -98,7 +100,7 @@ def test_an_interrupted_pass_goes_on(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_pass_or_cut_short_is_not_used(tmp_path):
     subject, natural = small_subject(), small_images()
     file = tmp_path / "pass.pt"
-    state = module._Pass(4, 3, len(natural))
+    state = scan.Pass(4, 3, len(natural))
     state.seen = 40
     state.save(file, "another key")
     expected = fv.exemplars(subject, natural, ["fc"], k=3, progress=False)
@@ -109,6 +111,26 @@ def test_a_checkpoint_of_another_pass_or_cut_short_is_not_used(tmp_path):
     assert (
         fv.exemplars(subject, natural, ["fc"], k=3, checkpoint=file, progress=False).top_ids == expected.top_ids
     ).all()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    subject, natural = small_subject(), small_images()
+    monkeypatch.setattr(module, "SAVE_EVERY", 2)
+    file, write, written = tmp_path / "pass.pt", Path.write_bytes, []
+
+    def filling(path, data):
+        written.append(path)
+        if len(written) == 2:
+            write(path, bytes(data)[:100])
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    with pytest.raises(fv.FeatvisError, match=r"pass.pt could not be written: No space left on device; .* intact"):
+        fv.exemplars(subject, natural, LAYERS, k=3, batch=8, checkpoint=file, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["pass.pt"]
+    saved = torch.load(file, weights_only=True)
+    assert saved["found"]["seen"] == 16  # the first two batches
 
 
 def test_it_saves_and_loads(tmp_path):

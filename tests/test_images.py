@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -148,3 +149,51 @@ def test_a_data_set_of_images_or_tensors():
         assert label == 3 + int(id)
     assert torch.equal(natural.image("0"), natural[0][0])
     assert len(fv.natural_images(data, n=1, size=32)) == 1
+
+
+def test_worker_processes_read_the_same_stream(folder):
+    alone, ahead = (fv.natural_images(folder, size=32, workers=workers) for workers in (0, 2))
+    expected, found = list(alone.batches(2)), list(ahead.batches(2))
+    assert [ids for _, _, ids in found] == [ids for _, _, ids in expected]
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(expected, found, strict=True))
+    assert ahead.skipped == alone.skipped
+    assert any("cut.png" in line for line in ahead.skipped)
+    assert ahead.fingerprint == alone.fingerprint
+    assert [ids for _, _, ids in ahead.batches(2, 2, 5)] == [ids for _, _, ids in alone.batches(2, 2, 5)]
+    with pytest.raises(fv.FeatvisError, match="workers=-1 was given"):
+        fv.natural_images(folder, size=32, workers=-1)
+
+
+def test_imagenette_as_torchvision_keeps_it(tmp_path, monkeypatch):
+    place = tmp_path / "imagenette2-320"
+    for part, count in (("train", 3), ("val", 2)):
+        for wnid in ("n01440764", "n03888257"):
+            (place / part / wnid).mkdir(parents=True)
+            for i in range(count):
+                painted(60, 10 * i).save(place / part / wnid / f"{i}.jpeg")
+    monkeypatch.setenv("FEATVIS_IMAGENETTE", str(tmp_path))
+    natural = fv.natural_images("imagenette", size=32)
+    assert natural.classes == ("tench", "parachute")  # as GoogLeNet calls them
+    assert [natural[i][1] for i in range(len(natural))] == [0, 0, 1, 1]
+    assert len(fv.natural_images("imagenette", split="train", size=32)) == 6
+    recipe = {name: value for name, value in natural.recipe.items() if name != "fingerprint"}
+    assert fv.natural_images(**recipe).fingerprint == natural.fingerprint
+    train, test = fv.images.train_and_test("imagenette", 32)
+    assert (len(train), len(test)) == (6, 4)
+    with pytest.raises(fv.FeatvisError, match="imagenette has no split 'test'; there are train, heldout, val"):
+        fv.natural_images("imagenette", split="test")
+
+
+def test_where_there_is_no_imagenette_the_sentence_says_what_to_fetch(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATVIS_IMAGENETTE", str(tmp_path))
+    with pytest.raises(fv.FeatvisError, match=r"holds none\); fetch https://.*imagenette2-320.tgz by other means"):
+        fv.natural_images("imagenette")
+    monkeypatch.delenv("FEATVIS_IMAGENETTE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def offline(*_given, **_options):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(fv.FeatvisError, match=r"could not be downloaded: .*; fetch .* and set|unpack it and set"):
+        fv.natural_images("imagenette")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import featvis as fv
 from featvis import fresh
 from featvis.shelf import RECIPES, Shelf, kept, plain, shelved, whole
 from featvis.visualize import Affine, Fourier, Pixels
+from tests.conftest import ROOT
 from tests.small import small_images, small_subject
 
 
@@ -124,11 +127,34 @@ def test_a_failed_save_leaves_nothing(tmp_path, counted, monkeypatch):
         (folder / "value.txt").write_text("half")
         raise OSError(28, "No space left on device")
 
+    assert counted(subject, 5, shelf=shelf).value == 10
     monkeypatch.setattr(Number, "save", broken)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(fv.FeatvisError, match=r"double-.* No space left on device; what .* is intact"):
         counted(subject, 4, shelf=shelf)
-    assert list(tmp_path.rglob("*.txt")) == []
-    assert list((tmp_path / "small").iterdir()) == []
+    assert [file.name for file in tmp_path.rglob("*.txt")] == ["value.txt"]  # of the finished one
+    assert [path.name[:7] for path in (tmp_path / "small").iterdir()] == ["double-"]
+    assert counted(subject, 5, shelf=shelf).value == 10
+    assert counted.calls == [5, 4]
+
+
+def test_two_processes_write_the_same_entry(tmp_path):
+    """Each puts an entry again and again, in the other's way; what stands there is whole at the end."""
+    script = """
+import sys
+from tests.test_shelf import Number
+from featvis.shelf import Shelf, whole
+shelf, key = Shelf(sys.argv[1]), {"subject": "small", "function": "double"}
+folder = shelf.folder(key)
+for i in range(150):
+    shelf.put(folder, key, Number(i))
+assert whole(folder, key)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)]
+    running = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=300)[1] for process in running] == ["", ""]
+    assert [process.returncode for process in running] == [0, 0]
+    assert [path.name[:7] for path in (tmp_path / "small").iterdir()] == ["double-"]
+    assert Number.load(entry_of(Shelf(tmp_path))).value == 149
 
 
 def test_arguments_are_written_as_json():

@@ -176,3 +176,34 @@ def test_damaged_and_foreign_weights(subject: fv.Subject, tmp_path: Path) -> Non
 def test_photonet_refuses_weights_of_another_network(subject: fv.Subject, tmp_path: Path) -> None:
     save_file(subject.network.state_dict(), tmp_path / "tiny.safetensors")
     assert "PhotoNet" in message(fv.load, "photonet", weights=tmp_path / "tiny.safetensors")
+
+
+def test_downloaded_weights_are_held_against_their_checksum(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    file = tmp_path / "checkpoints" / "googlenet-1378be20.pth"
+    file.write_bytes(b"cut short")
+    text = message(fv.load, "googlenet")
+    assert all(word in text for word in (file.name, "not 1378be20", "https://download.pytorch.org/models/"))
+    file.unlink()
+
+    def another(url: str, *_given, **_options) -> None:
+        raise RuntimeError('invalid hash value (expected "1378be20", got "00")')
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", another)
+    assert all(word in message(fv.load, "googlenet") for word in ("invalid hash value", "by other means", file.name))
+
+
+def test_torchvision_s_downloader_checks_a_file_before_it_is_used(tmp_path: Path, monkeypatch) -> None:
+    """The real downloader, on a file of this machine: what does not match is refused, and nothing of it stays."""
+    source = tmp_path / "googlenet-1378be20.pth"
+    source.write_bytes(b"not these weights")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    entry = fv.zoo.torchvision.models.GoogLeNet_Weights.IMAGENET1K_V1
+    download = torch.hub.download_url_to_file
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda _url, *given, **options: download(source.as_uri(), *given, **options)
+    )
+    assert 'expected "1378be20"' in message(fv.load, "googlenet")
+    assert list((tmp_path / "hub" / "checkpoints").iterdir()) == []
+    assert entry.url.endswith(source.name)

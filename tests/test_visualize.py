@@ -16,6 +16,7 @@ from featvis.visualize import (
     Maco,
     Nothing,
     Pixels,
+    batches,
     channel,
     direction,
     diversity,
@@ -409,3 +410,57 @@ def test_a_size_that_the_network_cannot_take() -> None:
     subject = fv.load("vit_b_16", weights="random", device="cpu")
     with pytest.raises(fv.FeatvisError, match="100 x 100"):
         render(subject, "heads:0", size=100)
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Memory for `most` images at once, as a GPU tells it or as the processor does."""
+    sizes: list[int] = []
+
+    def limit(most: int, error: RuntimeError) -> list[int]:
+        def ascend(network, preprocess, objective, generators, **options):
+            sizes.append(len(generators))
+            if len(generators) > most:
+                raise error
+            return plain(network, preprocess, objective, generators, **options)
+
+        plain = batches.ascend
+        monkeypatch.setattr(batches, "ascend", ascend)
+        return sizes
+
+    return limit
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["gpu", "processor"],
+)
+def test_out_of_memory_halves_the_batch_and_says_so(subject: fv.Subject, small_memory, error: RuntimeError) -> None:
+    units = [f"conv2:{i}" for i in range(2, 6)]
+    expected = render(subject, units, seeds=2, steps=5, batch=2)
+    sizes = small_memory(2, error)
+    with pytest.warns(RuntimeWarning, match=r"8 images of 32 x 32 pixels do not fit .* going on with 4 at once"):
+        found = render(subject, units, seeds=2, steps=5, batch=8)
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert torch.equal(found.images, expected.images)
+    assert np.array_equal(found.activation, expected.activation)
+    assert np.array_equal(found.curve, expected.curve)
+
+
+def test_what_cannot_be_halved_is_one_sentence(subject: fv.Subject, small_memory) -> None:
+    small_memory(0, torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(fv.FeatvisError, match="one image of 32 x 32 pixels of tiny does not fit"):
+        render(subject, "fc:0", steps=2)
+    with pytest.raises(fv.FeatvisError, match=r"3 images of .* of the objective .* do not fit .* fewer seeds"):
+        render(subject, diversity("conv1"), seeds=3, steps=2)
+
+
+def test_other_errors_of_the_network_are_not_taken_for_it(subject: fv.Subject, small_memory) -> None:
+    sizes = small_memory(0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        render(subject, ["fc:0", "fc:1"], steps=2)
+    assert sizes == [2]

@@ -35,8 +35,8 @@ ATTACKS = (
     Attack("circuit, images", "margin of the levels", (1.0,), False),
     Attack("silent units", "size of the silent filters", (5.0, FACTOR), True),
     Attack("slingshot", "weight of the attack", (0.3, 0.5, 0.7), False),
-    Attack("push", "weight of the attack", (0.3, 0.5, 0.7), False),
-    Attack("prox pulse", "weight of the attack", (0.3, 0.5, 0.7), False),
+    Attack("push", "weight of the attack", (0.3, 0.5, 0.7), True),
+    Attack("prox pulse", "weight of the attack", (0.3, 0.5, 0.7), True),
     Attack("silent, adapted", "size of the silent filters", (0.0,), True),
 )
 

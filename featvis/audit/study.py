@@ -136,7 +136,7 @@ def trials(
     place.mkdir(parents=True, exist_ok=True)
     every = [subject, *(sibling(*one, folder) for one in dict.fromkeys([*TESTED, *others]))]
     networks = {network.name: network for network in every}
-    jobs = [(network.name, None, 0.0) for network in every[: 1 + len(TESTED)]]
+    jobs: list[tuple[str, Attack | None, float]] = [(network.name, None, 0.0) for network in every[: 1 + len(TESTED)]]
     jobs += [(subject.name, attack, strength) for attack in ATTACKS for strength in attack.strengths]
     jobs += [(f"{name}-{seed}", attack, attack.strengths[-1]) for name, seed in others for attack in ATTACKS]
     parts = []
@@ -191,7 +191,7 @@ def _attacked(
 ) -> Trials:
     changed, units = attacked(network, attack, strength, natural, gate, calibration)
     evidence = gather(changed, images(), units, steps=STEPS)
-    key = {"network": network.name, "attack": attack.name, "strength": strength}
+    key: dict[str, Any] = {"network": network.name, "attack": attack.name, "strength": strength}
     before = render(network, units, steps=STEPS, progress=False).images[:, 0]
     row = key | _behaviour(network, changed, heldout) | {"shown": _shown(network, before, evidence)}
     after = evidence.pictures["fourier"].images[:KEPT, 0]

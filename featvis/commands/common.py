@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featvis.errors import FeatvisError
+from featvis.errors import FeatvisError, listed
 
 if TYPE_CHECKING:
+    from featvis.engine import Engine
     from featvis.images import NaturalImages
     from featvis.subjects import Subject
 
-SPLITS = {"photos": "all", "cifar10": "heldout"}  # of a folder, its subfolder "val"
+SPLITS = {"photos": "all", "cifar10": "heldout", "imagenette": "heldout"}  # of a folder, its subfolder "val"
 
 
 def command(commands: Any, name: str, run: Callable, text: str, examples: str) -> argparse.ArgumentParser:
@@ -53,10 +54,40 @@ def add_sources(sub: argparse.ArgumentParser) -> None:
     """Where weights and natural images come from, and where results go."""
     sub.add_argument("--weights", help="a weights file, an enum's name, or 'random'")
     sub.add_argument(
-        "--images", help="folder of natural images, photos (default for photonet) or cifar10 (default for cifarnet)"
+        "--images",
+        help="folder of natural images, photos (default for photonet), cifar10 (default for cifarnet) or imagenette",
     )
     sub.add_argument("--out", type=Path, required=True, help="folder for pictures and report.json")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_engine(sub: argparse.ArgumentParser) -> None:
+    """Where the work is done."""
+    sub.add_argument("--engine", default="local", help="local or ray, many processes or machines (default local)")
+    sub.add_argument("--workers", type=int, metavar="N", help="tasks at a time (default: as many as there is room for)")
+    sub.add_argument(
+        "--ray-address", metavar="ADDRESS", help="a Ray head, HOST:PORT or auto (default: Ray starts here)"
+    )
+
+
+@contextmanager
+def engine_of(options: argparse.Namespace) -> Iterator[Engine]:
+    """The engine that was asked for. What Ray finishes is kept beside the results until they are whole."""
+    from featvis.engine import Ray, chosen, ready
+
+    given = {"--workers": options.workers, "--ray-address": options.ray_address}
+    named = [name for name, value in given.items() if value is not None]
+    if options.engine != "ray":
+        if named:
+            raise FeatvisError(f"{listed(named)} belongs to --engine ray, but --engine is {options.engine}.")
+        chosen(options.engine)
+        yield options.engine
+        return
+    work = options.out / ".work"
+    engine = Ray(options.workers, options.ray_address, work)
+    with ready(engine):
+        yield engine
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def source_of(options: argparse.Namespace, subject: Subject, what: str) -> str:

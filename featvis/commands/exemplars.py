@@ -6,7 +6,17 @@ import argparse
 from typing import Any
 
 from featvis import sheets
-from featvis.commands.common import add_units, command, file_name, natural_of, number, whole_folder, write_report
+from featvis.commands.common import (
+    add_engine,
+    add_units,
+    command,
+    engine_of,
+    file_name,
+    natural_of,
+    number,
+    whole_folder,
+    write_report,
+)
 from featvis.errors import FeatvisError
 
 EXAMPLES = (
@@ -20,6 +30,7 @@ def add(commands: Any) -> None:
     sub = command(commands, "exemplars", _exemplars, "Find the natural images that excite units most.", EXAMPLES)
     add_units(sub)
     sub.add_argument("--k", type=int, default=9, help="exemplars of each unit (default 9)")
+    add_engine(sub)
 
 
 def _exemplars(options: argparse.Namespace) -> None:
@@ -31,8 +42,8 @@ def _exemplars(options: argparse.Namespace) -> None:
     natural = natural_of(options, subject)
     if natural is None:
         raise FeatvisError(f"exemplars of {subject.name} need natural images: give --images FOLDER.")
-    with whole_folder(options.out) as out:
-        best = exemplars(subject, natural, units, k=options.k, progress=not options.quiet)
+    with engine_of(options) as engine, whole_folder(options.out) as out:
+        best = exemplars(subject, natural, units, k=options.k, engine=engine, progress=not options.quiet)
         rows = []
         for i, unit in enumerate(units):
             names = []

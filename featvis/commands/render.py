@@ -6,7 +6,17 @@ import argparse
 from typing import Any
 
 from featvis import sheets
-from featvis.commands.common import add_units, command, file_name, natural_of, number, whole_folder, write_report
+from featvis.commands.common import (
+    add_engine,
+    add_units,
+    command,
+    engine_of,
+    file_name,
+    natural_of,
+    number,
+    whole_folder,
+    write_report,
+)
 
 EXAMPLES = (
     "featvis render photonet fc:coins fc:cat --out pictures\n"
@@ -25,6 +35,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--parameterization", default="fourier", help="fourier, pixels or maco (default fourier)")
     sub.add_argument("--minimize", action="store_true", help="look for what the unit responds to least")
     sub.add_argument("--precision", default="fp32", help="fp32 or bf16 (default fp32)")
+    add_engine(sub)
 
 
 def _render(options: argparse.Namespace) -> None:
@@ -35,7 +46,8 @@ def _render(options: argparse.Namespace) -> None:
     subject = load(options.subject, options.weights)
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in options.units))
     natural = natural_of(options, subject)
-    with whole_folder(options.out) as out:
+    with engine_of(options) as engine, whole_folder(options.out) as out:
+        show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
         pictures = render(
             subject,
             units,
@@ -45,10 +57,10 @@ def _render(options: argparse.Namespace) -> None:
             parameterization=options.parameterization,
             minimize=options.minimize,
             precision=options.precision,
-            progress=not options.quiet,
+            **show,
         )
         side = "bottom" if options.minimize else "top"
-        best = None if natural is None else exemplars(subject, natural, units, k=1, progress=not options.quiet)
+        best = None if natural is None else exemplars(subject, natural, units, k=1, **show)
         rows = []
         for i, unit in enumerate(units):
             for j, seed in enumerate(pictures.seeds):

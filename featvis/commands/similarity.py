@@ -6,7 +6,16 @@ import argparse
 import json
 from typing import Any
 
-from featvis.commands.common import add_sources, add_subject, command, say_skipped, source_of, whole_folder
+from featvis.commands.common import (
+    add_engine,
+    add_sources,
+    add_subject,
+    command,
+    engine_of,
+    say_skipped,
+    source_of,
+    whole_folder,
+)
 
 EXAMPLES = (
     "featvis similarity photonet --out paths\n"
@@ -32,12 +41,13 @@ def add(commands: Any) -> None:
     sub.add_argument("--seeds", type=int, default=10, help="visualizations of each unit (default 10)")
     sub.add_argument("--steps", type=int, default=128, help="steps of gradient ascent (default 128)")
     add_sources(sub)
+    add_engine(sub)
 
 
 def _similarity(options: argparse.Namespace) -> None:
     from featvis import plots_similarity
     from featvis.controls import some_logits
-    from featvis.images import natural_images
+    from featvis.images import OWN, natural_images
     from featvis.paths import path_similarity
     from featvis.similarity import check_metrics
     from featvis.visualize import render
@@ -50,11 +60,11 @@ def _similarity(options: argparse.Namespace) -> None:
     units = options.units or some_logits(subject)
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in units))
     source = source_of(options, subject, "path similarity of")
-    split = "heldout" if source in ("photos", "cifar10") else "val"
+    split = "heldout" if source in ("photos", *OWN) else "val"
     natural = natural_images(source, split=split, size=subject.preprocess.size[0])
     say_skipped(natural.skipped)
-    show: dict[str, Any] = {"progress": not options.quiet}
-    with whole_folder(options.out) as out:
+    with engine_of(options) as engine, whole_folder(options.out) as out:
+        show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
         pictures = render(subject, units, steps=options.steps, seeds=options.seeds, **show)
         found = path_similarity(
             subject,

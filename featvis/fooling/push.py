@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from featvis.errors import FeatvisError
-from featvis.exemplars import LEVELS, Exemplars, exemplars
+from featvis.exemplars import Exemplars, exemplars
 from featvis.fooling.tuning import Values, check_images, checked, fine_tune
 from featvis.images import NaturalImages
+from featvis.scan import LEVELS
 from featvis.subjects import Subject, Unit
 from featvis.visualize import Affine, render
 

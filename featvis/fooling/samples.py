@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featvis.checkpoint import read, write
 from featvis.subjects import Subject
 from featvis.visualize.render import render
 
@@ -53,17 +54,16 @@ def trajectories(
     for number, first in enumerate(range(0, len(seeds), per_chunk)):
         some = tuple(seeds[first : first + per_chunk])
         file = folder / f"trajectories-{number}-{len(units)}x{len(some)}.pt" if folder else None
-        if file and file.exists():
-            parts.append(torch.load(file, weights_only=True))
+        key = f"{subject.fingerprint} {list(units)} {some} {tuple(snapshots)}"
+        if finished := read(file, key):
+            parts.append(finished["images"])
             continue
         steps = max(snapshots)
         pictures = render(subject, units, steps=steps, seeds=some, snapshots=tuple(snapshots), progress=progress)
         stacked = torch.stack([pictures.snapshots[step] for step in snapshots], 2)  # unit, seed, step
         parts.append(stacked.mul(255).round().byte())
         if file:
-            unfinished = file.with_suffix(".tmp")
-            torch.save(parts[-1], unfinished)
-            unfinished.replace(file)
+            write(file, key, {"images": parts[-1]})
     images = torch.cat(parts, 1)
     unit, seed, step = np.meshgrid(units, seeds, snapshots, indexing="ij")
     return Trajectories(images.flatten(0, 2), unit.ravel(), seed.ravel(), step.ravel())

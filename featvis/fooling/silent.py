@@ -17,7 +17,7 @@ from featvis.fooling import filters
 from featvis.fooling.branch import Recipe, Silenced, branch_of, channels_of, layer_of, with_branch
 from featvis.images import NaturalImages
 from featvis.subjects import Subject
-from featvis.visualize import render
+from featvis.visualize.render import render
 
 STRENGTH, FACTOR = 10.0, 20.0  # the paper's lambda and weight factor, which are 3 and 100 there
 MARGIN = 1.0  # of the standard deviation of the images' largest responses

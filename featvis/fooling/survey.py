@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from featvis.checkpoint import read, write
 from featvis.errors import FeatvisError
 from featvis.exemplars import SAVE_EVERY
 from featvis.fooling.promise import upper_bound
@@ -79,12 +79,12 @@ def silent_units(
     folder: Path | None = None,
     progress: bool = True,
 ) -> Survey:
-    """Look for silent units in `layers` (by default all blocks that give maps).
+    """Look for silent units in `layers` (by default all blocks that give maps, and the MLP neurons of a transformer).
 
     Any number of images is streamed; with a `folder`, an interrupted pass goes on there. An image activates a unit if
     the unit is above zero anywhere: behind a ReLU, if it gives anything at all.
     """
-    chosen = tuple(layers or [layer for layer in subject.blocks if len(subject.layers[layer]) == 3])
+    chosen = tuple(layers or [layer for layer in subject.blocks if len(subject.layers[layer]) == 3] + _neurons(subject))
     if not chosen:
         raise FeatvisError(f"{subject.name} has no layer that gives maps; name layers, such as {subject.blocks[0]}.")
     names = [unit for layer in chosen for unit in subject.units(layer)]
@@ -111,12 +111,18 @@ def silent_units(
     return Survey(subject.name, passes[0][2], passes[1][2], table)
 
 
+def _neurons(subject: Subject) -> list[str]:
+    """The activations (tokens, d) between the two linear layers of each MLP."""
+    over_tokens = (name for name, shape in subject.layers.items() if len(shape) == 2)
+    return [name for name in over_tokens if isinstance(subject.network.get_submodule(name), torch.nn.GELU)]
+
+
 def _count(
     subject: Subject, images: NaturalImages, layers: Sequence[str], checkpoint: Path | None, progress: bool
 ) -> tuple[Tensor, Tensor, int]:
     """For all units, how many images activate each, its largest value, and the number of images."""
     key = f"{subject.fingerprint} {images.fingerprint} {layers}"
-    state = _resumed(checkpoint, key)
+    state = read(checkpoint, key)
     if state is None:
         units = sum(subject.channels(layer) for layer in layers)
         state = {"count": torch.zeros(units, dtype=torch.long), "largest": torch.full((units,), -torch.inf)}
@@ -133,9 +139,7 @@ def _count(
             state["read"] += len(ids)
             bar.update(len(ids))
             if checkpoint is not None and number % SAVE_EVERY == 0:
-                unfinished = checkpoint.with_suffix(".tmp")
-                torch.save({"key": key, **state}, unfinished)
-                os.replace(unfinished, checkpoint)
+                write(checkpoint, key, state)
     if not int(state["read"]):
         raise FeatvisError(f"none of the {len(images)} images of {images.name} could be read.")
     if checkpoint is not None:
@@ -148,13 +152,3 @@ def _peaks(activation: Tensor) -> Tensor:
     if activation.dim() == 4:
         return activation.amax((2, 3))
     return activation.amax(1) if activation.dim() == 3 else activation
-
-
-def _resumed(checkpoint: Path | None, key: str) -> dict[str, Tensor] | None:
-    if checkpoint is None or not checkpoint.exists():
-        return None
-    try:
-        saved = torch.load(checkpoint, weights_only=True)
-    except Exception:  # cut short: start again
-        return None
-    return saved if saved.pop("key", None) == key else None

@@ -123,7 +123,7 @@ def fine_tune(
         loss.backward()
         optimizer.step()
         schedule.step()
-    network.requires_grad_(False).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network.requires_grad_(False).to(memory_format=torch.contiguous_format)
     return Subject(f"{subject.name}-{name}", network, subject.preprocess, subject.classes, str(subject.device))
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featvis.cut import Cut
-from featvis.errors import FeatvisError, listed, reason
+from featvis.engine import LOCAL, Engine, chosen, key_of, outcomes
+from featvis.errors import FeatvisError, listed
 from featvis.images import natural_images, usual
 from featvis.shelf import shelved
 from featvis.subjects import Subject, Unit
 from featvis.visualize import objectives, parameterizations, transforms
-from featvis.visualize.ascent import Ascent, OnStep, ascend, generator_for
+from featvis.visualize.ascent import Ascent, OnStep
+from featvis.visualize.batches import PRECISIONS, Batch, Cuts, How, climb, climbed
 from featvis.visualize.objectives import Objective
 from featvis.visualize.parameterizations import Parameterization
 from featvis.visualize.result import Visualizations
@@ -27,10 +27,9 @@ from featvis.visualize.transforms import Transform
 PARAMETERIZATIONS = ("fourier", "pixels", "maco")
 Group = str | tuple[bool, *tuple[str, ...]]  # a unit's layer; or what an objective reads, and whether only that
 ROUNDING = 1e-3  # by which a start may leave [0, 1]
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@shelved(1, Visualizations, free=("batch", "progress", "on_step"))
+@shelved(1, Visualizations, free=("batch", "engine", "progress", "on_step"))
 def render(
     subject: Subject,
     units: Sequence[str | Objective] | str | Objective,
@@ -46,23 +45,24 @@ def render(
     precision: str = "fp32",
     batch: int | None = None,
     start: Tensor | None = None,
+    engine: Engine = LOCAL,
     progress: bool = True,
     on_step: OnStep | None = None,
 ) -> Visualizations:
     """Find an image that maximizes (or minimizes) each unit, from each seed.
 
-    units             "inception4b:17", "fc:coins", or an Objective; those that read the same layers share a batch
+    units             "inception4b:17", "fc:coins", or an Objective; units of one layer share a batch
     seeds             how many, or which ones
     size              side of the image in pixels (the subject's own by default)
-    parameterization  "fourier", "pixels", "maco", or your own; "maco" has the mean spectrum of the images that suit
-                      the subject (photographs, if it is none of the embedded ones), Maco(mean_magnitude(natural)) yours
+    parameterization  "fourier", "pixels", "maco", or your own
     minimize          a unit that ends in a ReLU, which is flat below 0, is minimized by what enters the ReLU
     transform         Affine() by default
     snapshots         steps whose images are kept, and given to `on_step(step, images)`
     precision         "fp32" or "bf16" (the network alone; faster only where the processor has bf16 arithmetic)
-    batch             images at once; chosen from the image size if not given
+    batch             images at once; chosen from the image size if not given, halved where the memory does not suffice
     start             what to start from instead of noise, in [0, 1]: one image (3, h, w) for all, one for each unit
                       (units, 3, h, w), or one for each unit and seed (units, seeds, 3, h, w)
+    engine            "local", "ray" or `featvis.engine.Ray(...)`: batches are Ray tasks, with the same result
     """
     wanted = [units] if isinstance(units, (str, Objective)) else list(units)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -70,55 +70,66 @@ def render(
     _check(wanted, steps, seeds, side, precision, snapshots, batch)
     starts = None if start is None else _starts(start, len(wanted), len(seeds), side)
     parameterization = named(parameterization, subject, side)
-    options: dict[str, Any] = {
-        "parameterization": parameterization,
-        "transform": transforms.Affine() if transform is None else transform,
-        "size": side,
-        "steps": steps,
-        "rate": parameterization.rate if rate is None else rate,
-        "sign": -1.0 if minimize else 1.0,
-        "snapshots": tuple(snapshots),
-        "on_step": on_step,
-    }
-    batch = batch or batch_size(side)
+    how = How(
+        parameterization,
+        transforms.Affine() if transform is None else transform,
+        side,
+        steps,
+        parameterization.rate if rate is None else rate,
+        minimize,
+        tuple(snapshots),
+        precision,
+    )
     names = [w.name if isinstance(w, Objective) else str(subject.unit(w)) for w in wanted]
-    runs: list[tuple[Objective, list[tuple[int, int]]]] = []  # objective, (unit, seed) positions
-    for layer, group in groupby(_order(wanted, subject, side, len(seeds)), key=lambda entry: entry[0]):
-        members = list(group)
-        if isinstance(layer, tuple):
-            # All seeds of an objective stay together: they may look at each other.
-            whole = max(1, batch // len(seeds))
-            for part in (members[first : first + whole] for first in range(0, len(members), whole)):
-                what = objectives.stacked([w for *_, w in part if isinstance(w, Objective)], [len(seeds)] * len(part))
-                runs.append((what, [(i, j) for _, i, _ in part for j in range(len(seeds))]))
-            continue
-        jobs = [(i, j, unit) for _, i, unit in members if isinstance(unit, Unit) for j in range(len(seeds))]
-        for first in range(0, len(jobs), batch):
-            few = jobs[first : first + batch]
-            runs.append((objectives.batched([unit for *_, unit in few], subject.device), [(i, j) for i, j, _ in few]))
-
+    ordered = _order(wanted, subject, side, len(seeds))
+    parts = _batches(ordered, names, seeds, batch or batch_size(side), starts)
     collected = _Collected(len(wanted), len(seeds), steps, side, snapshots)
-    total = steps * len(runs)
+    cluster = chosen(engine)
+    if cluster is not None and on_step is not None:
+        raise FeatvisError("on_step is called in this process; it needs engine='local'.")
+    total = steps * len(parts)
     with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
-        cuts: dict[tuple[str, ...], Cut] = {}
-        for objective, places in runs:
-            if objective.layers not in cuts:
-                cuts = {objective.layers: _prepared(subject, objective.layers, side, precision, minimize)}
-            generators = [generator_for(names[i], seeds[j]) for i, j in places]
-            begin = None if starts is None else torch.stack([starts[i, j] for i, j in places])
-            outcome = ascend(
-                cuts[objective.layers],
-                subject.preprocess,
-                objective,
-                generators,
-                start=begin,
-                tick=bar.update,
-                **options,
-            )
-            collected.add(places, outcome)
-            if len(outcome.curve) < steps:
-                break
+        if cluster is None:
+            cuts: Cuts = {}
+            for part in parts:
+                for done, outcome in climb(subject, how, part, cuts, bar.update, on_step):
+                    collected.add(done.places, outcome)
+                if collected.steps < steps:
+                    break
+        else:
+            keys = [None if isinstance(p.what, Objective) else key_of("render", subject, how, p) for p in parts]
+            for _, found in outcomes(cluster, climbed, (subject, how), parts, keys):
+                for places, fields in found["done"]:
+                    collected.add(places, Ascent(**fields))
+                bar.update(steps)
     return collected.result(subject.name, names, seeds, minimize)
+
+
+def _batches(
+    ordered: list[tuple[Group, int, Unit | Objective]],
+    names: list[str],
+    seeds: tuple[int, ...],
+    size: int,
+    starts: Tensor | None,
+) -> list[Batch]:
+    """At most `size` images at once: of units of one layer, or of objectives that read the same."""
+    batches = []
+    for group, entries in groupby(ordered, key=lambda entry: entry[0]):
+        members = list(entries)
+        # All seeds of an objective stay together: they may look at each other.
+        few = max(1, size // len(seeds)) if isinstance(group, tuple) else size
+        jobs = [(what, i, j) for _, i, what in members for j in range(len(seeds))]
+        step = few * len(seeds) if isinstance(group, tuple) else few
+        for some in (jobs[first : first + step] for first in range(0, len(jobs), step)):
+            what: tuple[Unit, ...] | Objective = tuple(one for one, _, _ in some if isinstance(one, Unit))
+            if isinstance(group, tuple):
+                every = [one for one, _, j in some if isinstance(one, Objective) and j == 0]
+                what = objectives.stacked(every, [len(seeds)] * len(every))
+            places = tuple((i, j) for _, i, j in some)
+            begin = None if starts is None else torch.stack([starts[place] for place in places])
+            noise = tuple(names[i] for i, _ in places), tuple(seeds[j] for _, j in places)
+            batches.append(Batch(what, places, *noise, begin))
+    return batches
 
 
 def batch_size(size: tuple[int, int]) -> int:
@@ -137,7 +148,7 @@ class _Collected:
         self.status = np.full((units, seeds), "not run", dtype="<U16")
         self.steps = steps
 
-    def add(self, places: list[tuple[int, int]], outcome: Ascent) -> None:
+    def add(self, places: Sequence[tuple[int, int]], outcome: Ascent) -> None:
         rows, columns = np.array(places).T
         self.images[rows, columns] = outcome.images
         for step, images in outcome.snapshots.items():
@@ -177,19 +188,6 @@ def _order(
     depth = {layer: k for k, layer in enumerate(subject.layers)}
     groups = list(dict.fromkeys(group for group, *_ in entries if isinstance(group, tuple)))
     return sorted(entries, key=lambda e: groups.index(e[0]) - len(groups) if isinstance(e[0], tuple) else depth[e[0]])
-
-
-def _prepared(
-    subject: Subject, layers: tuple[str, ...], size: tuple[int, int], precision: str, before_relu: bool
-) -> Cut:
-    network = subject.until(*layers, before_relu=before_relu).to(PRECISIONS[precision])
-    try:
-        with torch.no_grad():
-            network(subject.preprocess(torch.full((1, 3, *size), 0.5, device=subject.device)).to(PRECISIONS[precision]))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        pixels = f"{size[0]} x {size[1]} pixels"
-        raise FeatvisError(f"{subject.name} cannot take an image of {pixels}: {reason(error)}") from error
-    return network
 
 
 def named(name: str | Parameterization, subject: Subject, size: tuple[int, int]) -> Parameterization:
