@@ -13,8 +13,7 @@ from torch import Tensor
 
 from featvis import checkpoint
 from featvis.images import NaturalImages
-from featvis.subjects import Subject, Unit
-from featvis.visualize.objectives import unit_means
+from featvis.subjects import Subject, Unit, unit_means
 
 LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 SAMPLE = 4096  # images whose activations are kept for quantiles and histograms

@@ -379,10 +379,10 @@ def test_what_is_named_by_strangers_cannot_write_into_the_page(found):
     assert "<script" not in page(replace(found, about=about))
 
 
-def test_interrupted_work_goes_on(subject, natural, tmp_path):
+def test_interrupted_work_goes_on(subject, natural, tmp_path, monkeypatch):
     calibration = Calibration(table(kinds=("hidden", "logit")))
     options = {"units": 4, "steps": 2, "calibration": calibration, "folder": tmp_path, "progress": False}
-    calls = []
+    module, calls, again = sys.modules["featvis.audit.evidence"], [], []
 
     def renderer(*given, **more):
         if len(calls) == 2:
@@ -390,15 +390,16 @@ def test_interrupted_work_goes_on(subject, natural, tmp_path):
         calls.append(1)
         return fv.render(*given, **more)
 
+    monkeypatch.setattr(module, "render", renderer)
     with pytest.raises(KeyboardInterrupt):
-        audit(subject, natural, renderer=renderer, **options)
-    again = []
+        audit(subject, natural, **options)
 
     def counted(*given, **more):
         again.append(1)
         return fv.render(*given, **more)
 
-    first = audit(subject, natural, renderer=counted, **options)
+    monkeypatch.setattr(module, "render", counted)
+    first = audit(subject, natural, **options)
     assert len(again) == len(first.pictures) - 1 - len(calls)
     whole = audit(subject, natural, **options | {"folder": None})
     pd.testing.assert_frame_equal(first.units, whole.units)
@@ -429,7 +430,7 @@ def trials() -> study.Trials:
             key = {"network": "photonet", "attack": attack.name, "strength": strength}
             rows.append(part.assign(**key))
             natural.append(key | {"same": 98, "before": 95, "after": 90, "images": 100, "shown": 0.5})
-            pictures["/".join(map(str, key.values()))] = torch.rand(4, 3, 3, 16, 16)
+            pictures["/".join(map(str, key.values()))] = torch.rand(3, 3, 3, 16, 16)
     ways = pd.DataFrame([{"attack": study.HONEST, "way": "Fourier", "own": 8, "units": 9}])
     return study.Trials(pd.concat(rows, ignore_index=True), pd.DataFrame(natural), ways, pictures)
 
@@ -501,7 +502,7 @@ def test_the_playground_holds_every_case(trials, honest_table):
     widget = Auditor(data, attack=3)
     assert widget.strength == 2
     assert [one["name"] for one in data["attacks"]] == [attack.name for attack in ATTACKS[:4]]
-    assert data["tiles"] == 4 * 3 * sum(len(one["cases"]) for one in data["attacks"])
+    assert data["tiles"] == 3 * 3 * sum(len(one["cases"]) for one in data["attacks"])
     unit = data["attacks"][3]["cases"][-1]["units"][0]
     assert unit["p"][0] == unit["all"] < 0.05
 

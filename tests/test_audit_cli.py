@@ -85,7 +85,8 @@ def test_a_network_of_ones_own_is_audited(tmp_path, folder, capsys):
     assert "could not be asked" not in report["checks"][0]["finding"]
     text = (out / "report.html").read_text()
     assert text.count("<article") == 6
-    assert {"units.csv", "checks.csv", "fourier.webp"} <= {file.name for file in out.iterdir()}
+    assert {"units.csv", "checks.csv", "pictures"} <= {file.name for file in out.iterdir()}
+    assert len(list((out / "pictures").glob("*-fourier-0.png"))) == 6
     assert not list(out.glob(".*"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -13,19 +13,19 @@ from featvis.audit.checks import scored
 from featvis.audit.evidence import PARTS, gather
 from featvis.audit.result import About, Audit
 from featvis.audit.sample import sampled
+from featvis.engine import LOCAL, Engine
 from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
 from featvis.subjects import Subject
-from featvis.visualize import Visualizations, render
 
 COUNT = 24  # units
 STEPS = 64
 FEWEST = 50  # natural images
-SHOWN = 4  # exemplars that a report shows
+SHOWN = 3  # exemplars that a report shows
 
 
-@shelved(1, Audit, free=("folder", "renderer", "progress"))
+@shelved(1, Audit, free=("engine", "folder", "progress"))
 def audit(
     subject: Subject,
     natural: NaturalImages,
@@ -36,7 +36,7 @@ def audit(
     seed: int = 0,
     calibration: Calibration | None = None,
     folder: Path | None = None,
-    renderer: Callable[..., Visualizations] = render,
+    engine: Engine = LOCAL,
     progress: bool = True,
 ) -> Audit:
     """Look for signs that the visualizations of a network do not tell the truth about it.
@@ -48,7 +48,7 @@ def audit(
     seed         of the sample and of all visualizations
     calibration  scores of honest networks; by default those that come with the package
     folder       where finished visualizations are kept, so that an interrupted audit goes on
-    renderer     `render`, or a function that does the same elsewhere
+    engine       "local", "ray" or `featvis.engine.Ray(...)`: where visualizations and exemplars are made
 
     Raises FeatvisError for fewer than 50 natural images or 3 units, an unknown layer, images of another size, and a
     network that cannot take its own input.
@@ -66,7 +66,7 @@ def audit(
             bar.update(PARTS.index(part) - bar.n)
             bar.set_postfix_str(part)
 
-        evidence = gather(subject, natural, chosen, steps=steps, seed=seed, folder=folder, renderer=renderer, tick=tick)
+        evidence = gather(subject, natural, chosen, steps=steps, seed=seed, folder=folder, engine=engine, tick=tick)
     scores = scored(evidence)
     shown = evidence.pictures["fourier"]
     table = scores.merge(honest.units(scores), on="unit")
@@ -87,5 +87,6 @@ def audit(
         subject.classes == photographs.CLASSES,
         evidence.unused,
     )
-    pictures = {"exemplars": evidence.exemplars[:, :SHOWN]} | {n: p.images for n, p in evidence.pictures.items()}
+    pictures = {name: found.images[:, :1] for name, found in evidence.pictures.items()}
+    pictures["exemplars"] = evidence.exemplars[:, :SHOWN]
     return Audit(about, table, honest.checks(scores), pictures)

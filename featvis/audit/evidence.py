@@ -17,6 +17,7 @@ from torch import Tensor
 from featvis import photographs, zoo
 from featvis.audit import changes
 from featvis.audit.traces import Trace, filters, gradient_shares, parts_of, traces
+from featvis.engine import LOCAL, Engine
 from featvis.errors import FeatvisError
 from featvis.exemplars import Exemplars, exemplars
 from featvis.images import NaturalImages
@@ -82,17 +83,17 @@ def gather(
     steps: int,
     seed: int = 0,
     folder: Path | None = None,
-    renderer: Callable[..., Visualizations] = render,
+    engine: Engine = LOCAL,
     tick: Callable[[str], object] = lambda _: None,
 ) -> Evidence:
     """All evidence about `units`. `tick` is told of each of `PARTS` as it begins.
 
-    folder    where finished visualizations are kept, so that an interrupted audit goes on
-    renderer  `render`, or something that gives the same
+    folder  where finished visualizations are kept, so that an interrupted audit goes on
+    engine  where visualizations and exemplars are made
     """
     key = hashlib.sha256(repr([subject.fingerprint, natural.recipe, units, steps, seed]).encode()).hexdigest()[:12]
     tick("exemplars")
-    best = exemplars(subject, natural, units, k=min(EXEMPLARS, len(natural)), progress=False)
+    best = exemplars(subject, natural, units, k=min(EXEMPLARS, len(natural)), engine=engine, progress=False)
     shown = torch.stack([_filled(best.pictures(natural, unit), best.top_ids.shape[1]) for unit in best.units])
     some, labels = spread(natural, SOME)
     first = (2 * seed,)
@@ -105,7 +106,7 @@ def gather(
     pictures: dict[str, Visualizations] = {}
 
     def climb(name: str, of: Subject, **options: Any) -> None:
-        run = lambda: renderer(of, units, steps=steps, progress=False, **options)  # noqa: E731
+        run = lambda: render(of, units, steps=steps, engine=engine, progress=False, **options)  # noqa: E731
         pictures[name] = run() if folder is None else _kept(folder / f"{name}-{key}", run)
 
     for name, options in ways.items():

@@ -43,7 +43,7 @@ class Audit:
     units     one row a unit: `unit`, `label`, `kind`, `status`, `activation` of its visualization,
               `best_natural_activation`, every score, `p` (all checks together) and `p CHECK` (adjusted for all checks)
     checks    one row a check: `check`, `score` in deviations from honest networks, `p_value`, `p_holm`
-    pictures  way of visualizing -> images (units, seeds, 3, h, w); "exemplars" likewise
+    pictures  way of visualizing -> images (units, 1, 3, h, w), of the first seed; "exemplars" -> (units, k, 3, h, w)
     """
 
     about: About
@@ -151,19 +151,34 @@ class Audit:
             "units": units,
         }
 
-    def save(self, folder: Path) -> None:
-        """Write report.html, report.json, units.csv, checks.csv and sheets of all pictures into an existing folder."""
-        from featvis.audit.page import page
-
-        (folder / "report.html").write_text(page(self), encoding="utf-8")
+    def write(self, folder: Path) -> None:
+        """Write report.html, report.json, units.csv, checks.csv and every picture as PNG into an existing folder."""
         (folder / "report.json").write_text(json.dumps(self.report(), indent=1))
+        self.save(folder / "report.html")
         self.units.to_csv(folder / "units.csv", index=False)
         self.checks.to_csv(folder / "checks.csv", index=False)
+        (folder / "pictures").mkdir(exist_ok=True)
+        for name, images in self.pictures.items():
+            for unit, some in zip(self.units["unit"], images, strict=True):
+                for number, image in enumerate(some):
+                    file = f"{unit.replace(':', '-')}-{name}-{number}.png"
+                    sheets.write_image(folder / "pictures" / file, image)
+
+    def save(self, place: str | Path) -> None:
+        """Write the page "report.html"; or, into an existing folder, what `load` reads: tables and small sheets."""
+        from featvis.audit.page import page
+
+        place = Path(place)
+        if place.suffix == ".html":
+            place.write_text(page(self), encoding="utf-8")
+            return
+        self.units.to_csv(place / "units.csv", index=False)
+        self.checks.to_csv(place / "checks.csv", index=False)
         shapes = {}
         for name, images in self.pictures.items():
-            sheets.write(folder / f"{name}.webp", images.flatten(0, 1), 80)
+            sheets.write(place / f"{name}.webp", images.flatten(0, 1), 50)
             shapes[name] = list(images.shape)
-        (folder / "about.json").write_text(json.dumps({"about": asdict(self.about), "shapes": shapes}))
+        (place / "about.json").write_text(json.dumps({"about": asdict(self.about), "shapes": shapes}))
 
     @classmethod
     def load(cls, folder: Path) -> Audit:

@@ -50,7 +50,7 @@ UNITS = {"calibrated": 30, "tested": 40}
 NATURAL = 2000  # photographs' crops, as the command line takes them
 ATTACKING, JUDGED = 3400, 3400  # crops that attacks are made with, and those that behaviour is judged on
 HONEST = "no attack"  # "none" would be read as a missing value
-KEPT = 4  # units whose pictures are kept for each attack
+KEPT = 3  # units whose pictures are kept for each attack
 SAMPLE = 7  # seed of the sample of units
 
 
@@ -98,7 +98,7 @@ class Trials:
         self.remedies.to_csv(folder / "remedies.csv", index=False)
         every = torch.stack(list(self.pictures.values()))
         (folder / "about.json").write_text(json.dumps({"names": list(self.pictures), "shape": list(every.shape)}))
-        sheets.write(folder / "pictures.webp", every.flatten(0, 2), 60)
+        sheets.write(folder / "pictures.webp", every.flatten(0, 2), 50)
 
     @classmethod
     def load(cls, folder: Path) -> Trials:
@@ -150,7 +150,7 @@ def trials(
                 part = _attacked(networks[name], attack, strength, natural, heldout, gate, calibration, remedied)
             _keep(file, part)
         parts.append(_kept(file))
-    pictures = {key: images for part in parts for key, images in part.pictures.items()}
+    pictures = {key: images[:KEPT] for part in parts for key, images in part.pictures.items()}
     tables = [
         pd.concat([getattr(part, name) for part in parts], ignore_index=True)
         for name in ("frame", "natural", "remedies")

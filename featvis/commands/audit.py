@@ -7,7 +7,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featvis.commands.common import SPLITS, add_sources, command, say_skipped, source_of, whole_folder
+from featvis.commands.common import (
+    SPLITS,
+    add_engine,
+    add_sources,
+    command,
+    engine_of,
+    say_skipped,
+    source_of,
+    whole_folder,
+)
 from featvis.errors import FeatvisError
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ def add(commands: Any) -> None:
     own.add_argument("--mean", type=float, nargs=3, help="of its preprocessing (default 0 0 0: images in 0 to 1)")
     own.add_argument("--std", type=float, nargs=3, help="of its preprocessing (default 1 1 1)")
     add_sources(sub)
+    add_engine(sub)
 
 
 def _audit(options: argparse.Namespace) -> None:
@@ -57,7 +67,7 @@ def _audit(options: argparse.Namespace) -> None:
         raise FeatvisError(f"{broken} of {every} files in {source} cannot be used; up to {UNREADABLE:.0%} may not.")
     count = COUNT if options.units is None else options.units
     unfinished = options.out / ".parts"
-    with whole_folder(options.out) as out:
+    with engine_of(options) as engine, whole_folder(options.out) as out:
         found = audit(
             subject,
             natural,
@@ -65,9 +75,10 @@ def _audit(options: argparse.Namespace) -> None:
             units=count,
             seed=options.seed,
             folder=unfinished,
+            engine=engine,
             progress=not options.quiet,
         )
-        found.save(out)
+        found.write(out)
     _forget(unfinished)
     report = json.loads((options.out / "report.json").read_text())
     print(f"{subject.name}: {report['verdict']}. {report['summary']}")
