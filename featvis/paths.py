@@ -78,6 +78,7 @@ def path_similarity(
     metric: str | Sequence[str] = "spearman",
     per_class: int = PER_CLASS,
     controls: Mapping[str, Series] | None = None,
+    same: str = "class",
     engine: Engine = LOCAL,
     progress: bool = True,
 ) -> PathSimilarity:
@@ -89,6 +90,7 @@ def path_similarity(
     metric     "spearman", "pearson" or "cosine", or several of them
     per_class  natural images of each class, the first ones of `natural`
     controls   more images to be held against the same natural ones, in the order of `pictures.units`
+    same       "class", or "exemplars": what "same class" means for logits, too
     engine     "local", "ray" or `featvis.engine.Ray(...)`: groups of layers are Ray tasks, with the same result
 
     Pairs of largely overlapping crops do not count. Raises FeatvisError for an unknown layer or metric, a class with
@@ -104,7 +106,9 @@ def path_similarity(
     axis = tuple(dict.fromkeys(layers or path_layers(subject)))
     for layer in axis:
         subject.channels(layer)  # an unknown one is named
-    labels = _labels(subject, natural, units)
+    if same not in ("class", "exemplars"):
+        raise FeatvisError(f"same={same!r} was given; valid are class and exemplars.")
+    labels = _labels(subject, natural, units) if same == "class" else None
     if layers is None and labels is None:
         order = list(subject.layers)
         last = max((unit.layer for unit in units), key=order.index)

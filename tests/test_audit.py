@@ -17,7 +17,20 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import featvis as fv
-from featvis.audit import CHECKS, SCORES, Audit, Calibration, audit, changes, checks, detection, evidence, study, traces
+from featvis.audit import (
+    CHECKS,
+    COUNT,
+    SCORES,
+    Audit,
+    Calibration,
+    audit,
+    changes,
+    checks,
+    detection,
+    evidence,
+    study,
+    traces,
+)
 from featvis.audit.calibration import _tails
 from featvis.audit.cases import ATTACKS, attacked_units, layer_for
 from featvis.audit.page import page
@@ -239,8 +252,8 @@ def test_without_labels_the_checks_that_need_none_still_run(natural):
     assert result.units["tuned"].isna().all()
     assert result.units["p agreement"].notna().all()
     assert "tuned" not in result.pictures
-    assert result.about.alike is False
-    assert "Take its p-values as scores" in result.caution()
+    assert "(not asked: tuned)" in result.finding("stability")
+    assert result.about.alike is True  # the reader's own calibration is taken to be of their kind
 
 
 # ---------------------------------------------------------------- what scores mean
@@ -315,12 +328,11 @@ def test_the_table_that_comes_with_the_package_fits_the_checks():
     assert set(calibration.table["kind"]) == {"hidden", "logit"}
 
 
-def test_a_table_without_a_score_is_named(monkeypatch, tmp_path):
-    table(2, 5).drop(columns="gap").to_csv(tmp_path / "honest.csv", index=False)
-    # `featvis.audit` is the function; the module of this name is found by the import system alone.
-    monkeypatch.setattr(sys.modules["featvis.audit.calibration"], "files", lambda _: tmp_path)
+def test_a_table_that_was_made_for_other_checks_is_named():
     with pytest.raises(FeatvisError, match="no column gap"):
-        Calibration.read()
+        Calibration(table(2, 5).drop(columns="gap"))
+    with pytest.raises(FeatvisError, match="fewer than 2 honest networks"):
+        Calibration(table(1, 5))
 
 
 # ---------------------------------------------------------------- the result
@@ -346,13 +358,14 @@ def test_the_report_says_what_the_issue_of_trust_needs(found):
     assert len(report["units"]) == 9
 
 
-def with_p(found: Audit, p: float, holm: float) -> Audit:
+def with_p(found: Audit, p: float, holm: float, excess: float = 1.0, alike: bool = True) -> Audit:
     units = found.units.assign(p=[p] + [0.5] * (len(found.units) - 1))
-    return replace(found, units=units, checks=found.checks.assign(p_holm=[holm] + [1.0] * 6))
+    about = replace(found.about, excess=excess, alike=alike)
+    return replace(found, about=about, units=units, checks=found.checks.assign(p_holm=[holm] + [1.0] * 6))
 
 
 def test_verdicts_follow_from_the_numbers(found):
-    calm, some, alarm = with_p(found, 0.5, 1.0), with_p(found, 0.001, 1.0), with_p(found, 0.5, 0.01)
+    calm, some, alarm = with_p(found, 0.5, 1.0), with_p(found, 0.004, 1.0, 0.01), with_p(found, 0.5, 0.01)
     assert [a.verdict for a in (calm, some, alarm)] == [
         "no sign of manipulation",
         "do not trust some units",
@@ -360,12 +373,39 @@ def test_verdicts_follow_from_the_numbers(found):
     ]
     assert found.units["label"][0] in some.summary()
     assert "agreement" in alarm.summary()
-    assert with_p(found, 0.03, 1.0).verdict == "no sign of manipulation"  # one of nine at 5 % is chance
+    few = with_p(found, 0.03, 1.0)  # one of nine at 5 % is chance
+    assert few.verdict == "no sign of manipulation"
+    assert f"Have a look at {found.units['label'][0]}." in few.summary()
     assert "verdict" in calm.difference(alarm)
 
 
+def test_another_kind_of_network_is_not_accused(found):
+    for stranger in (with_p(found, 0.004, 1.0, 0.01, alike=False), with_p(found, 0.5, 0.01, alike=False)):
+        assert stranger.verdict == "unlike the reference networks"
+        assert "Unlike the networks it was compared with" in page(stranger)
+        assert "Take its p-values as scores" in page(stranger)
+    assert with_p(found, 0.5, 1.0, alike=False).verdict == "no sign of manipulation"
+
+
+def test_more_odd_units_than_in_honest_networks_are_a_verdict_with_the_real_table():
+    honest = Calibration.read()
+    excess = [honest.excess(np.r_[np.full(k, 0.01), np.full(COUNT - k, 0.5)]) for k in range(COUNT + 1)]
+    assert excess[0] == pytest.approx(1.0)
+    assert excess == sorted(excess, reverse=True)
+    assert excess[1] > 0.05  # one of 24 is chance
+    assert excess[COUNT // 3] < 0.05
+    assert honest.excess([np.nan, 0.01]) == honest.excess([0.01])
+
+
+def test_networks_that_differ_make_the_count_of_odd_units_less_telling():
+    alike, strange = table(8, 40), table(8, 40)
+    strange.loc[strange["network"] == "honest-2", "gap"] += 30
+    p = np.r_[np.full(6, 0.01), np.full(34, 0.5)]
+    assert Calibration(alike).excess(p) < Calibration(strange).excess(p)
+
+
 def test_the_page_stands_alone(found):
-    text = page(with_p(found, 0.001, 0.01))
+    text = page(with_p(found, 0.004, 0.01))
     assert "Do not trust these visualizations" in text
     assert text.count("<article") == 9
     assert text.index(found.units["label"][0] + "<small>") < text.index(found.units["label"][1] + "<small>")
@@ -422,6 +462,11 @@ def test_what_cannot_be_audited_is_one_sentence(subject, options, n, size, words
 def trials() -> study.Trials:
     honest = table(2, 30, seed=6, kinds=("hidden", "logit")).assign(attack=study.HONEST, strength=0.0)
     rows, natural, pictures = [honest], [], {}
+    for control in study.CONTROLS:
+        part = table(1, 9, seed=8, kinds=("hidden" if control.hidden else "logit",)).drop(columns="network")
+        key = {"network": "photonet", "attack": control.name, "strength": 0.0}
+        rows.append(part.assign(**key))
+        natural.append(key | {"same": 100, "before": 95, "after": 95, "images": 100, "shown": 0.0})
     for attack in ATTACKS[:4]:
         part = table(1, 9, seed=7, kinds=("hidden" if attack.hidden else "logit",)).drop(columns="network")
         if attack.name == "slingshot":
@@ -454,6 +499,7 @@ def test_the_area_is_one_where_a_check_sees_and_a_half_where_it_is_blind(trials,
     seen = areas.loc[("slingshot", "agreement")]
     assert seen["auc"] > 0.95
     assert seen["found"] == 1.0
+    assert seen["units"] == 9
     blind = areas.loc[("slingshot", "path")]
     assert blind["low"] < 0.5 < blind["high"]
     assert (areas["low"] <= areas["auc"]).all()
@@ -484,7 +530,7 @@ def test_finished_trials_are_kept(trials, tmp_path):
     study._keep(tmp_path / "part.pt", trials)
     again = study._kept(tmp_path / "part.pt")
     pd.testing.assert_frame_equal(again.frame, trials.frame, check_dtype=False)
-    assert torch.equal(again.pictures["photonet/slingshot/0.7"], trials.pictures["photonet/slingshot/0.7"])
+    assert torch.equal(again.pictures["photonet/slingshot/0.3"], trials.pictures["photonet/slingshot/0.3"])
 
 
 def test_attacks_are_aimed_where_they_say(subject):
@@ -500,7 +546,7 @@ def test_the_playground_holds_every_case(trials, honest_table):
 
     data = detection.playground(trials, honest_table, "photonet", {})
     widget = Auditor(data, attack=3)
-    assert widget.strength == 2
+    assert widget.strength == 1
     assert [one["name"] for one in data["attacks"]] == [attack.name for attack in ATTACKS[:4]]
     assert data["tiles"] == 3 * 3 * sum(len(one["cases"]) for one in data["attacks"])
     unit = data["attacks"][3]["cases"][-1]["units"][0]
@@ -534,3 +580,34 @@ def test_a_position_that_is_not_there_is_named(trials, honest_table):
         widget.attack = 9
     with pytest.raises(FeatvisError, match="no attack -1"):
         Auditor(widget.data, attack=-1)
+
+
+# ---------------------------------------------------------------- other kinds of networks
+
+
+def test_a_transformer_is_audited(natural):
+    from featvis._torchvision import torchvision
+
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(32, 16, 2, 2, 16, 24, num_classes=17)
+    subject = fv.Subject("vit", network, PREPROCESS, tuple(LETTERS), "cpu")
+    layers = ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.self_attention", "heads.head"]
+    result = audit(subject, natural, layers=layers, units=6, steps=2, progress=False)
+    assert result.units["p"].notna().all()
+    assert result.units["dependence"].notna().all()
+
+
+def test_linear_layers_on_maps_with_channels_last_are_left_alone(natural):
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.mix, self.fc = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 5), nn.Linear(5, 17)
+
+        def forward(self, x):
+            return self.fc(F.relu(self.mix(self.conv(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+    torch.manual_seed(0)
+    subject = fv.Subject("last", Last(), PREPROCESS, tuple(LETTERS), "cpu")
+    assert "mix" not in changes.unused(subject, evidence.spread(natural, 30)[0])
+    result = audit(subject, natural, layers=["conv", "fc"], units=6, steps=2, progress=False)
+    assert result.units["p"].notna().all()

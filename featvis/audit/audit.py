@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from featvis import photographs
-from featvis.audit.calibration import Calibration
+from featvis.audit.calibration import Calibration, version
 from featvis.audit.checks import scored
 from featvis.audit.evidence import PARTS, gather
 from featvis.audit.result import About, Audit
@@ -25,7 +25,7 @@ FEWEST = 50  # natural images
 SHOWN = 3  # exemplars that a report shows
 
 
-@shelved(1, Audit, free=("engine", "folder", "progress"))
+@shelved(version(), Audit, free=("engine", "folder", "progress"))
 def audit(
     subject: Subject,
     natural: NaturalImages,
@@ -84,7 +84,8 @@ def audit(
         seed,
         evidence.other_network,
         tuple(honest.networks),
-        subject.classes == photographs.CLASSES,
+        calibration is not None or subject.classes == photographs.CLASSES,
+        honest.excess(table["p"].to_numpy()),
         evidence.unused,
     )
     pictures = {name: found.images[:, :1] for name, found in evidence.pictures.items()}

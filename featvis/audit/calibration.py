@@ -10,18 +10,26 @@ Three steps, from one unit's scores to one p-value that holds for all checks tog
    check's adjusted p-value ranks its tail among the honest units' smallest tails of all checks (the single step of
    Westfall and Young 1993), so that 5 % of honest units, not of their checks, come out below 0.05.
 
-A whole network is judged by the mean of -log10 of its units' tails, check by check, against the same mean of each
-honest network: a t prediction interval for one more network, corrected for the number of checks by Holm.
+How many units may stand out is judged by a beta-binomial distribution whose two moments are those of honest networks:
+units of one network are alike. A whole network is judged by the mean of -log10 of its units' tails, check by check,
+against the same mean of each honest network: a t prediction interval for one more network, corrected for the number of
+checks by Holm.
+
+All this supposes that the network is of the kind that the honest ones are, and its units a sample like theirs.
 """
 
 from __future__ import annotations
 
+import io
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources import files
 
 import numpy as np
 import pandas as pd
+from scipy.stats import betabinom
 from scipy.stats import t as student
 
 from featvis.audit.checks import CHECKS, SCORES
@@ -29,7 +37,9 @@ from featvis.errors import FeatvisError, listed
 from featvis.holm import holm
 
 TABLE = "honest.csv"
+LEVEL = 0.05
 TAIL = 0.1  # of the honest scores, to which the exponential is fitted
+FEWEST = 2  # networks
 MOST = 3.0  # beyond which -log10 of a tail says no more about a whole network
 
 
@@ -39,15 +49,17 @@ class Calibration:
 
     table: pd.DataFrame = field(repr=False)
 
+    def __post_init__(self) -> None:
+        missing = [name for name in ("network", "kind", *SCORES) if name not in self.table]
+        if missing:
+            raise FeatvisError(f"the calibration has no column {listed(missing)}; it was made for other checks.")
+        if self.table["network"].nunique() < FEWEST:
+            raise FeatvisError(f"the calibration has fewer than {FEWEST} honest networks.")
+
     @classmethod
     def read(cls) -> Calibration:
-        """The table that comes with the package. Raises FeatvisError if it lacks a score."""
-        with files("featvis.audit").joinpath(TABLE).open() as file:
-            table = pd.read_csv(file)
-        missing = [name for name in ("network", "kind", *SCORES) if name not in table]
-        if missing:
-            raise FeatvisError(f"{TABLE} has no column {listed(missing)}; it was made for other checks.")
-        return cls(table)
+        """The table that comes with the package."""
+        return cls(pd.read_csv(io.BytesIO(_table())))
 
     @property
     def networks(self) -> list[str]:
@@ -88,6 +100,28 @@ class Calibration:
             parts.append(self.without(network).tails(own).assign(network=network))
         return pd.concat(parts)
 
+    @cached_property
+    def outstanding(self) -> pd.DataFrame:
+        """One row for each honest network: how many `found` of its `units` stand out, held against the others."""
+        least, rows = self.honest.drop(columns="network").min(axis=1), []
+        for network in self.networks:
+            own = (self.honest["network"] == network).to_numpy()
+            p = _rank(np.sort(least[~own].dropna().to_numpy()), least[own].dropna().to_numpy())
+            rows.append({"network": network, "found": int((p <= LEVEL).sum()), "units": len(p)})
+        return pd.DataFrame(rows)
+
+    def excess(self, p: Sequence[float] | np.ndarray) -> float:
+        """The probability that as many units of an honest network, or more, have p <= 0.05 as of these."""
+        values = np.asarray(p, float)
+        values = values[~np.isnan(values)]
+        shares = self.outstanding["found"] / self.outstanding["units"]
+        mean = max(float(self.outstanding["found"].sum() / self.outstanding["units"].sum()), LEVEL)
+        # The variance of shares is m (1 - m) (1 + (n - 1) rho) / n: solved for rho, the correlation within a network.
+        n, free = float(self.outstanding["units"].mean()), mean * (1 - mean)
+        rho = min(max((float(shares.var()) / free - 1 / n) / (1 - 1 / n), 1e-6), 0.99)
+        a, b = (share * (1 - rho) / rho for share in (mean, 1 - mean))
+        return float(betabinom.sf((values <= LEVEL).sum() - 1, len(values), a, b))
+
     def units(self, scores: pd.DataFrame) -> pd.DataFrame:
         """One row for each unit: `unit`, `p` (all checks together), and for each check `p CHECK`, adjusted for all."""
         names = [check.name for check in CHECKS]
@@ -113,6 +147,16 @@ class Calibration:
             rows.append({"check": check.name, "score": score, "p_value": student.sf(score, n - 1) if n > 2 else np.nan})
         frame = pd.DataFrame(rows)
         return frame.assign(p_holm=holm(frame["p_value"].to_numpy()))
+
+
+@lru_cache(maxsize=1)
+def _table() -> bytes:
+    return files("featvis.audit").joinpath(TABLE).read_bytes()
+
+
+def version() -> int:
+    """A number for the table that comes with the package: with another one p-values mean something else."""
+    return zlib.crc32(_table())
 
 
 def _tails(honest: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -33,10 +33,10 @@ class Attack(NamedTuple):
 ATTACKS = (
     Attack("circuit, permuted", "margin of the levels", (1.0,), False),
     Attack("circuit, images", "margin of the levels", (1.0,), False),
-    Attack("silent units", "size of the silent filters", (5.0, FACTOR), True),
-    Attack("slingshot", "weight of the attack", (0.3, 0.5, 0.7), False),
-    Attack("push", "weight of the attack", (0.3, 0.5, 0.7), True),
-    Attack("prox pulse", "weight of the attack", (0.3, 0.5, 0.7), True),
+    Attack("silent units", "size of the silent filters", (FACTOR,), True),
+    Attack("slingshot", "weight of the attack", (0.1, 0.3), True),
+    Attack("push", "weight of the attack", (0.3, 0.7), True),
+    Attack("prox pulse", "weight of the attack", (0.3, 0.7), True),
     Attack("silent, adapted", "size of the silent filters", (0.0,), True),
 )
 
@@ -86,7 +86,7 @@ def attacked(
     options |= {"weight": strength, "seed": seed}
     others = [turned[names.index(unit)] for unit in units]
     if attack.name == "slingshot":
-        return slingshot(subject, natural, units, _pictures(subject, natural, others), **options), units
+        return slingshot(subject, natural, units, _pictures(subject, natural, others[:1])[0], **options), units
     decoys = _pictures(subject, natural, others[:1], FEW)
     change = push if attack.name == "push" else prox_pulse
     return change(subject, natural, units, decoys, **options), units

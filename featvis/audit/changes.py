@@ -37,15 +37,19 @@ def tuned(subject: Subject, images: Tensor, labels: Tensor, seed: int = 0) -> Su
 
 
 def unused(subject: Subject, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Channels of convolutions and linear layers that no logit depends on, for none of the images (n, 3, h, w).
+    """Channels of convolutions and linear layers that no logit depends on for any of these images (n, 3, h, w).
 
     {module: (whether unused (c,), mean output (c,))}, of the modules that have any.
     """
-    kinds = (nn.Conv2d, nn.Linear)
     # Frozen: only what depends on the image by a gradient counts.
     network = copy.deepcopy(subject.network).requires_grad_(False)
     every = dict(network.named_modules())
-    modules = {name: every[name] for name in subject.layers if isinstance(every[name], kinds)}
+    flat = (1, 2)  # a linear layer on a map has its channels last
+    modules = {
+        name: every[name]
+        for name, shape in subject.layers.items()
+        if isinstance(every[name], nn.Conv2d) or (isinstance(every[name], nn.Linear) and len(shape) in flat)
+    }
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from featvis.audit.evidence import Evidence
 
+WIDEST = 6.0  # gap that is told apart, in powers of ten
+
 
 class Check(NamedTuple):
     """A check: what it asks, what it means if units stand out, what it cannot see, and its scores by name.
@@ -82,7 +84,8 @@ def _gap(e: Evidence) -> np.ndarray:
     top, middle = natural[:, -1], natural[:, natural.shape[1] // 2]
     reached = e.pictures["fourier"].activation.max(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log10(np.maximum(reached - middle, 1e-12) / (top - middle))
+        gap = np.log10(np.maximum(reached - middle, 1e-12) / (top - middle))
+    return np.minimum(gap, WIDEST)  # a unit that no natural image moves has no largest natural activation
 
 
 def _methods(e: Evidence) -> np.ndarray:
@@ -182,7 +185,7 @@ CHECKS = (
     Check(
         "weights",
         "Are there silent channels, large filters, biases far below zero?",
-        "they depend on channels that no natural image switches on, or on filters or biases of unusual size",
+        "they depend on channels that none of the natural images switches on, or on filters or biases of unusual size",
         "an attack that only moves weights within their usual sizes",
         {"silent": _silent, "filters": _filters, "shut": _shut},
     ),
@@ -195,8 +198,8 @@ CHECKS = (
     ),
     Check(
         "stability",
-        "Does a picture stay after a little training, and without what natural images never use?",
-        "their visualizations change when the network is trained a little more, or loses what natural images never use",
+        "Does a picture stay after a little training, and without what the natural images do not use?",
+        "their visualizations change after a little more training, or without what the natural images do not use",
         "an attack that a little training does not undo",
         {"tuned": _changed("tuned"), "pruned": _changed("pruned")},
     ),

@@ -12,12 +12,11 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from featvis import sheets
-from featvis.audit.calibration import Calibration
+from featvis.audit.calibration import LEVEL, Calibration
 from featvis.audit.cases import ATTACKS
 from featvis.audit.checks import CHECKS
-from featvis.audit.study import HONEST, KEPT, Trials
+from featvis.audit.study import CONTROLS, HONEST, KEPT, Trials
 
-LEVEL = 0.05
 RESAMPLES = 1000
 TOGETHER = "all checks"
 TILE = 8  # pictures in a row of the widget's sheet
@@ -27,8 +26,8 @@ def false_alarms(trials: Trials, calibration: Calibration) -> pd.DataFrame:
     """How many units of honest networks stand out: one row a network, and `all` of them.
 
     `alarms` of `units` have p <= 0.05, all checks together; `rate` with its 95 % interval (`low`, `high`: Clopper and
-    Pearson 1934, which takes units for independent); `verdict`, the checks that find the network as a whole unlike
-    honest ones.
+    Pearson 1934, which takes units for independent); `odd`, the checks that find the network as a whole unlike honest
+    ones; `excess`, how probable as many alarms are.
     """
     honest = trials.frame[trials.frame["attack"] == HONEST]
     rows: list[dict[str, Any]] = []
@@ -36,8 +35,10 @@ def false_alarms(trials: Trials, calibration: Calibration) -> pd.DataFrame:
         p = calibration.units(part)["p"].dropna()
         checks = calibration.checks(part)
         names = ", ".join(checks.loc[checks["p_holm"] <= LEVEL, "check"])
-        rows.append({"network": network, "alarms": int((p <= LEVEL).sum()), "units": len(p), "verdict": names})
-    rows.append({"network": "all", **{k: sum(row[k] for row in rows) for k in ("alarms", "units")}, "verdict": ""})
+        counts = {"alarms": int((p <= LEVEL).sum()), "units": len(p)}
+        rows.append({"network": network, **counts, "odd": names, "excess": calibration.excess(p.to_numpy())})
+    whole = {key: sum(row[key] for row in rows) for key in ("alarms", "units")}
+    rows.append({"network": "all", **whole, "odd": "", "excess": np.nan})
     bounds = [binomtest(row["alarms"], row["units"]).proportion_ci(method="exact") for row in rows]
     frame = pd.DataFrame(rows)
     frame.insert(3, "rate", frame["alarms"] / frame["units"])
@@ -47,29 +48,32 @@ def false_alarms(trials: Trials, calibration: Calibration) -> pd.DataFrame:
 
 
 def detection(trials: Trials, calibration: Calibration) -> pd.DataFrame:
-    """How well each check tells attacked units from honest ones of the same kind: the area under the ROC curve.
+    """How well each check tells attacked units from the very same units before: the area under the ROC curve.
 
     One row for each attack, at its standard strength, and each check, and all together: `auc` with a 95 % percentile
-    bootstrap over units of either group (`low`, `high`), `attacked` and `honest` units, and the `found` share of
-    attacked units with p <= 0.05. Units of one network are not independent: the intervals are too narrow by what
-    networks differ in.
+    bootstrap over units of either group (`low`, `high`), how many units there are of each (`units`), and the share of
+    attacked (`found`) and of unattacked ones (`alarms`) with p <= 0.05. Units of one network are not independent: the
+    intervals are too narrow by what networks differ in, and where all units agree they have no width at all.
     """
     rng, rows = np.random.default_rng(0), []
-    standard = {attack.name: attack.strengths[-1] for attack in ATTACKS}
-    honest = trials.frame[trials.frame["attack"] == HONEST]
-    for attack, strength in standard.items():
-        part = trials.frame[(trials.frame["attack"] == attack) & (trials.frame["strength"] == strength)]
-        if not len(part):
+    standard = {attack.name: attack for attack in ATTACKS}
+    for name, attack in standard.items():
+        strength = attack.strengths[-1]
+        odd_units = trials.frame[(trials.frame["attack"] == name) & (trials.frame["strength"] == strength)]
+        if not len(odd_units):
             continue
-        alike = honest[honest["kind"].isin(part["kind"].unique())]
-        odd, usual = (_oddness(group, calibration) for group in (part, alike))
-        p = calibration.units(part)
+        control = next(one.name for one in CONTROLS if one.hidden == attack.hidden)
+        before = trials.frame[trials.frame["attack"] == control]
+        before = before[before["network"].isin(odd_units["network"].unique())]
+        odd, usual = (_oddness(group, calibration) for group in (odd_units, before))
+        p = [calibration.units(group) for group in (odd_units, before)]
         for check in odd.columns:
             a, b = odd[check].dropna().to_numpy(), usual[check].dropna().to_numpy()
             column = "p" if check == TOGETHER else f"p {check}"
-            row = {"attack": attack, "check": check, "attacked": len(a), "honest": len(b)}
-            row |= {"found": float((p[column] <= LEVEL).mean())}
-            rows.append(row | _area(a, b, rng))
+            shares = {
+                key: float((one[column] <= LEVEL).mean()) for key, one in zip(("found", "alarms"), p, strict=True)
+            }
+            rows.append({"attack": name, "check": check, "units": len(a), **shares, **_area(a, b, rng)})
     return pd.DataFrame(rows)
 
 
@@ -89,9 +93,10 @@ def _area(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> dict[str, f
 
 
 def verdicts(trials: Trials, calibration: Calibration) -> pd.DataFrame:
-    """What an audit says of each attacked network as a whole: the corrected p of every check, and the alarms.
+    """What an audit of the attacked units says, and of the same units without an attack.
 
-    One row for each network, attack and strength, with the behaviour on natural images from `Trials.natural`.
+    One row for each network, attack and strength: the behaviour on natural images and `shown` from `Trials.natural`,
+    the share `found` of units that stand out, the corrected p of every check, and the `alarms`.
     """
     rows = []
     for row in trials.natural.to_dict("records"):

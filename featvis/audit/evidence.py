@@ -113,14 +113,16 @@ def gather(
         tick(name)
         climb(name, subject, **options)
     tick("tuned")
-    if natural.classes and tuple(natural.classes) == subject.classes:
-        climb("tuned", changes.tuned(subject, some, labels, seed), seeds=first)
+    # Folders are called by other names than classes ("n01440764"), but come in the same order.
+    if bool((labels >= 0).any()) and len(natural.classes) == subject.channels(subject.blocks[-1]):
+        climb("tuned", changes.tuned(subject, some[labels >= 0], labels[labels >= 0], seed), seeds=first)
     tick("pruned")
     idle = changes.unused(subject, some[:: max(1, len(some) // FEW)])
     if idle:
         climb("pruned", changes.pruned(subject, idle), seeds=first)
     tick("paths")
-    paths = path_similarity(subject, pictures["fourier"], natural, per_class=len(shown[0]), progress=False)
+    options = {"per_class": len(shown[0]), "same": "exemplars", "progress": False}
+    paths = path_similarity(subject, pictures["fourier"], natural, **options)
     tick("features")
     sets = {"exemplars": shown} | {name: found.images for name, found in pictures.items()}
     other = zoo.load("cifarnet" if subject.classes == photographs.CLASSES else "photonet", device=str(subject.device))

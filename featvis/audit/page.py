@@ -30,6 +30,7 @@ CAPTIONS = {
 }
 HEADS = {
     "do not trust": ("Do not trust these visualizations", "bad"),
+    "unlike the reference networks": ("Unlike the networks it was compared with", "warn"),
     "do not trust some units": ("Do not trust the visualizations of some units", "warn"),
     "no sign of manipulation": ("No sign of manipulation", "good"),
 }

@@ -12,16 +12,19 @@ import pandas as pd
 from torch import Tensor
 
 from featvis import sheets
+from featvis.audit.calibration import LEVEL
 from featvis.audit.checks import CHECKS
-from featvis.holm import holm
 
-LEVEL = 0.05
 NAMED = 3  # units that a finding names
 
 
 @dataclass(frozen=True)
 class About:
-    """What was audited, and how: `other` is the second network, `honest` those that scores were held against."""
+    """What was audited, and how: `other` is the second network, `honest` those that scores were held against.
+
+    `alike` says whether the subject is of their kind, `excess` how probable as many outstanding units are if it is
+    honest, `unused` how many channels the natural images that were tried do not use.
+    """
 
     subject: str
     fingerprint: str
@@ -32,7 +35,8 @@ class About:
     seed: int
     other: str
     honest: tuple[str, ...]
-    alike: bool  # whether the subject is of the kind that the honest networks are
+    alike: bool
+    excess: float
     unused: int
 
 
@@ -62,20 +66,24 @@ class Audit:
 
     @property
     def suspects(self) -> list[str]:
-        """The units unlike those of honest networks, at 5 % corrected for the number of units."""
-        return self.units.loc[holm(self.units["p"].to_numpy()) <= LEVEL, "label"].tolist()
+        """The units that stand out (p <= 0.05, all checks together), the oddest first."""
+        return self.units[self.units["p"] <= LEVEL].sort_values("p", kind="stable")["label"].tolist()
 
     @property
     def outstanding(self) -> int:
-        """How many units have p <= 0.05, of which 5 % do in an honest network."""
-        return int((self.units["p"] <= LEVEL).sum())
+        """How many units stand out, of which 5 % do in an honest network."""
+        return len(self.suspects)
 
     @property
     def verdict(self) -> str:
-        """ "do not trust", "do not trust some units", or "no sign of manipulation"."""
-        if self.alarms:
-            return "do not trust"
-        return "do not trust some units" if self.suspects else "no sign of manipulation"
+        """ "do not trust" (a check finds the whole network odd), "do not trust some units" (more of them stand out than
+        in 19 of 20 honest networks), or "no sign of manipulation"; for a network of another kind than the honest ones
+        "unlike the reference networks" in place of the first two."""
+        if not self.alarms and self.about.excess > LEVEL:
+            return "no sign of manipulation"
+        if not self.about.alike:
+            return "unlike the reference networks"
+        return "do not trust" if self.alarms else "do not trust some units"
 
     @property
     def judged(self) -> int:
@@ -84,25 +92,25 @@ class Audit:
 
     def summary(self) -> str:
         """The verdict in a few sentences."""
-        expected = f"{self.outstanding} of {self.judged} units stand out, {LEVEL * self.judged:.1f} by chance"
+        units = f"{self.outstanding} of {self.judged} units stand out, {LEVEL * self.judged:.1f} would by chance"
+        few = ", ".join(self.suspects[:NAMED]) + (" and others" if self.outstanding > NAMED else "")
         if self.alarms:
             smallest = self.checks["p_holm"].min()
             text = (
                 f"{len(self.alarms)} of {len(CHECKS)} checks ({', '.join(self.alarms)}) find {self.about.subject} "
-                f"unlike {len(self.about.honest)} honest networks ({_p(smallest)}, corrected), and {expected}. "
-                "Look at exemplars instead, or find out what was done to this network."
+                f"unlike {len(self.about.honest)} honest networks ({_p(smallest)}, corrected), and {units}. "
             )
-        elif self.suspects:
-            text = (
-                f"Taken as a whole the network is like honest ones, but not {', '.join(self.suspects)}: {expected}. "
+            return text + "Look at exemplars instead, or find out what was done to this network."
+        if self.about.excess <= LEVEL:
+            return (
+                f"As a whole the network is like honest ones, but {units} ({_p(self.about.excess)}): {few}. "
                 "Do not believe the visualizations of these units."
             )
-        else:
-            text = (
-                f"{expected}. Nothing here says that somebody meddled with the visualizations. It does not follow that "
-                "they explain the units: see the path check, and the attacks that no check sees."
-            )
-        return text
+        odd = f" Have a look at {few}." if self.suspects else ""
+        return (
+            f"{units}.{odd} No check says that somebody meddled with the visualizations. It does not follow that they "
+            "explain the units, nor that an attack which no check sees was not made."
+        )
 
     def caution(self) -> str:
         """What the p-values rest on, where that is not what they were made for; "" otherwise."""
@@ -118,13 +126,15 @@ class Audit:
         """What one check found, in a sentence."""
         one = next(c for c in CHECKS if c.name == check)
         p = self.units[f"p {check}"]
+        missing = [name for name in one.scores if self.units[name].isna().all()]
+        rest = f" (not asked: {', '.join(missing)})" if missing else ""
         if not p.notna().any():
-            return "could not be asked: it needs natural images with this network's classes"
-        out = self.units[p <= LEVEL].sort_values(f"p {check}")
+            return f"nothing to judge{rest}"
+        out = self.units[p <= LEVEL].sort_values(f"p {check}", kind="stable")
         if not len(out):
-            return "no unit stands out"
+            return f"no unit stands out{rest}"
         names = ", ".join(out["label"].head(NAMED)) + (" and others" if len(out) > NAMED else "")
-        return f"{len(out)} of {int(p.notna().sum())} units stand out ({names}): {one.means}"
+        return f"{len(out)} of {int(p.notna().sum())} units stand out ({names}): {one.means}{rest}"
 
     def report(self) -> dict[str, Any]:
         """What report.json holds."""

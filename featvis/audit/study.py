@@ -21,10 +21,10 @@ from tqdm.auto import tqdm
 
 from featvis import sheets
 from featvis.audit.audit import STEPS
-from featvis.audit.calibration import TABLE, Calibration
-from featvis.audit.cases import ATTACKS, Attack, attacked, attacked_units
+from featvis.audit.calibration import TABLE, Calibration, version
+from featvis.audit.cases import ATTACKS, Attack, attacked, attacked_units, layer_for
 from featvis.audit.checks import scored
-from featvis.audit.evidence import Evidence, gather
+from featvis.audit.evidence import gather
 from featvis.audit.sample import sampled
 from featvis.fooling import TrainedGate
 from featvis.images import NaturalImages, natural_images
@@ -50,6 +50,7 @@ UNITS = {"calibrated": 30, "tested": 40}
 NATURAL = 2000  # photographs' crops, as the command line takes them
 ATTACKING, JUDGED = 3400, 3400  # crops that attacks are made with, and those that behaviour is judged on
 HONEST = "no attack"  # "none" would be read as a missing value
+CONTROLS = (Attack("none, logits", "", (0.0,), False), Attack("none, hidden units", "", (0.0,), True))
 KEPT = 3  # units whose pictures are kept for each attack
 SAMPLE = 7  # seed of the sample of units
 
@@ -71,12 +72,14 @@ def honest_scores(subject: Subject, count: int) -> pd.DataFrame:
 class Trials:
     """Scores of units that the calibration never saw.
 
-    frame     one row a unit: `network`, `attack` (`HONEST` for none), `strength`, `unit`, `kind`, all scores
-    natural   one row an attacked network: `network`, `attack`, `strength`, the `same` of `images` held-out crops whose
-              top class is as before, how many are right `before` and `after`, and `shown`, the share of the attacked
-              units whose visualization the network before the attack gives another class than that of their own
-    remedies  one row for each attack on the logits of `subject`, or none, and each `way` of visualizing: of `units`,
-              how many give a picture that the network before the attack takes for the unit's `own` class
+    frame     one row a unit: `network`, `attack` (`HONEST` for none, or one of `CONTROLS` for none on the very units
+              that attacks are aimed at), `strength`, `unit`, `kind`, all scores
+    natural   one row an attacked network, or a control: `network`, `attack`, `strength`, the `same` of `images`
+              held-out crops whose top class is as before, how many are right `before` and `after`, and `shown`, the
+              share of the units whose visualization the network before the attack gives another class than that of
+              their own (of a control: than that of their own after a little more training)
+    remedies  one row for each attack on the logits of `subject`, or its control, and each `way` of visualizing: of
+              `units`, how many give a picture that the network before the attack takes for the unit's `own` class
     pictures  "network/attack/strength" -> (units, 3, 3, h, w): the visualization before the attack, the one after it,
               and the strongest exemplar after it, of the first units
     """
@@ -112,7 +115,7 @@ class Trials:
         )
 
 
-@shelved(1, Trials, free=("folder", "progress"))
+@shelved(version(), Trials, free=("folder", "progress"))
 def trials(
     subject: Subject,
     natural: NaturalImages,
@@ -137,14 +140,15 @@ def trials(
     every = [subject, *(sibling(*one, folder) for one in dict.fromkeys([*TESTED, *others]))]
     networks = {network.name: network for network in every}
     jobs: list[tuple[str, Attack | None, float]] = [(network.name, None, 0.0) for network in every[: 1 + len(TESTED)]]
-    jobs += [(subject.name, attack, strength) for attack in ATTACKS for strength in attack.strengths]
-    jobs += [(f"{name}-{seed}", attack, attack.strengths[-1]) for name, seed in others for attack in ATTACKS]
+    every_attack = (*CONTROLS, *ATTACKS)
+    jobs += [(subject.name, attack, strength) for attack in every_attack for strength in attack.strengths]
+    jobs += [(f"{name}-{seed}", attack, attack.strengths[-1]) for name, seed in others for attack in every_attack]
     parts = []
     for name, attack, strength in tqdm(jobs, "trials", disable=not progress, leave=False):
         file = place / f"{name}-{attack.name if attack else HONEST}-{strength:g}.pt"
         if not file.is_file():
             if attack is None:
-                part = _honest(networks[name], first=name == subject.name)
+                part = _honest(networks[name])
             else:
                 remedied = name == subject.name and not attack.hidden and strength == attack.strengths[-1]
                 part = _attacked(networks[name], attack, strength, natural, heldout, gate, calibration, remedied)
@@ -173,10 +177,9 @@ def _kept(file: Path) -> Trials:
     return Trials(tables[0], tables[1], tables[2], saved["pictures"])
 
 
-def _honest(network: Subject, first: bool) -> Trials:
+def _honest(network: Subject) -> Trials:
     frame = honest_scores(network, UNITS["tested"]).assign(attack=HONEST, strength=0.0)
-    ways = _remedies(network, network, attacked_units(network, network.blocks[-1]), HONEST) if first else []
-    return Trials(frame, pd.DataFrame(), pd.DataFrame(ways), {})
+    return Trials(frame, pd.DataFrame(), pd.DataFrame(), {})
 
 
 def _attacked(
@@ -189,16 +192,22 @@ def _attacked(
     calibration: Calibration,
     remedied: bool,
 ) -> Trials:
-    changed, units = attacked(network, attack, strength, natural, gate, calibration)
+    if attack in CONTROLS:
+        changed, units = network, attacked_units(network, layer_for(network, attack.hidden))
+    else:
+        changed, units = attacked(network, attack, strength, natural, gate, calibration)
     evidence = gather(changed, images(), units, steps=STEPS)
     key: dict[str, Any] = {"network": network.name, "attack": attack.name, "strength": strength}
     before = render(network, units, steps=STEPS, progress=False).images[:, 0]
-    row = key | _behaviour(network, changed, heldout) | {"shown": _shown(network, before, evidence)}
+    compared = "tuned" if attack in CONTROLS else "fourier"
+    shown = _shown(network, before, evidence.pictures[compared].images[:, 0])
+    row = key | {**_behaviour(network, changed, heldout), "shown": shown}
     after = evidence.pictures["fourier"].images[:KEPT, 0]
     pictures = torch.stack([before[:KEPT], after, evidence.exemplars[:KEPT, 0]], 1)
     ways = _remedies(network, changed, units, attack.name) if remedied else []
     frame = scored(evidence).assign(**key)
-    return Trials(frame, pd.DataFrame([row]), pd.DataFrame(ways), {"/".join(map(str, key.values())): pictures})
+    kept = {} if attack in CONTROLS else {"/".join(map(str, key.values())): pictures}
+    return Trials(frame, pd.DataFrame([row]), pd.DataFrame(ways), kept)
 
 
 def _remedies(before: Subject, after: Subject, units: list[str], attack: str) -> list[dict[str, Any]]:
@@ -219,9 +228,9 @@ def _remedies(before: Subject, after: Subject, units: list[str], attack: str) ->
     return rows
 
 
-def _shown(before: Subject, pictures: Tensor, after: Evidence) -> float:
+def _shown(before: Subject, pictures: Tensor, after: Tensor) -> float:
     """The share of units whose picture the unattacked network sees as another class than their picture before."""
-    seen = [torch.cat(list(before.logits(p))).argmax(1) for p in (pictures, after.pictures["fourier"].images[:, 0])]
+    seen = [torch.cat(list(before.logits(images))).argmax(1) for images in (pictures, after)]
     return float((seen[0] != seen[1]).double().mean())
 
 

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from featvis.cut import first_tensor
 from featvis.subjects import Subject, Unit
 from featvis.visualize.objectives import unit_means_of
 
@@ -17,9 +18,16 @@ BATCH = 32
 
 
 def parts_of(subject: Subject, layer: str) -> list[str]:
-    """The innermost modules of a layer that give out tensors; the layer itself if there is nothing in it."""
+    """The innermost modules of a layer that give out tensors with channels; the layer itself if there are none."""
     inside = [name for name in subject.layers if name == layer or name.startswith(f"{layer}.")]
-    return [name for name in inside if not any(True for _ in subject.network.get_submodule(name).children())]
+    modules = {name: subject.network.get_submodule(name) for name in inside}
+    leaves = [n for n, m in modules.items() if not any(True for _ in m.children()) and _channels_first(subject, n, m)]
+    return leaves or [layer]
+
+
+def _channels_first(subject: Subject, name: str, module: nn.Module) -> bool:
+    """Whether a module's channels are where a map's are: some networks put linear layers on maps, channels last."""
+    return not (isinstance(module, nn.Linear) and len(subject.layers[name]) == 3)
 
 
 @dataclass(frozen=True)
@@ -102,14 +110,14 @@ def gradient_shares(subject: Subject, unit: Unit, images: Tensor) -> Tensor:
     parts = parts_of(subject, unit.layer)
     found: dict[str, Tensor] = {}
 
-    def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
-        if name in found:
+    def keep(name: str, _module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+        if name in found or not isinstance(tensor := first_tensor(output), Tensor):
             return None
-        found[name] = output
-        return output.clone()  # what comes next may work in place
+        found[name] = tensor
+        return tensor.clone() if tensor is output else None  # what comes next may work in place
 
-    def last(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        found.setdefault("", output)
+    def last(_module: nn.Module, _inputs: object, output: object) -> None:
+        found.setdefault("", first_tensor(output))
 
     modules, rows = dict(subject.network.named_modules()), []
     with ExitStack() as stack:
