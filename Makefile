@@ -30,12 +30,12 @@ $(READY): pyproject.toml constraints.txt
 book: $(READY) _build/html/.done  ## build the book into _build/html
 	@echo "The book is up to date: _build/html/index.html"
 
-# The myst-nb cache sees a changed notebook but not a changed package or shelf, so those two drop the cache.
+# The myst-nb cache sees a changed notebook but not a changed package, shelf or benchmark, so those drop the cache.
 # Sums of contents, not times, decide: a fresh checkout, a touched or a deleted file does the right thing.
 SUM = find $(1) -type f ! -path '*/__pycache__/*' ! -path '*/.ipynb_checkpoints/*' -exec cksum {} + | LC_ALL=C sort
 _build/package.sum: FORCE
 	@mkdir -p _build
-	@{ echo "$(SUBJECT) $(IMAGES)"; $(call SUM,featvis results constraints.txt); } > $@.new
+	@{ echo "$(SUBJECT) $(IMAGES)"; $(call SUM,featvis results benchmarks/*.json constraints.txt); } > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else rm -rf _build/.jupyter_cache && mv $@.new $@; fi
 _build/pages.sum: FORCE
 	@mkdir -p _build

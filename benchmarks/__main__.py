@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman", "paths", "ray")
+PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman", "paths", "ray", "cost")
 
 
 TITLES = {
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds of the step times")
     parser.add_argument("--quick", action="store_true", help="two rounds, fewer steps: to see that it works")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for results.md and results.json")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for results.md, results.json and cost.json")
     options = parser.parse_args()
     # Threads that wander between processors stall; libgomp reads this when torch is imported.
     os.environ.setdefault("GOMP_CPU_AFFINITY", " ".join(map(str, range(options.threads))))
@@ -71,7 +71,7 @@ def main() -> None:
 
     import torch
 
-    from benchmarks import climb, engine, memory, peer, similarity, steps
+    from benchmarks import climb, cost, engine, memory, peer, similarity, steps
 
     torch.set_num_threads(options.threads)
     if not peer.available():
@@ -80,6 +80,15 @@ def main() -> None:
     rounds = 2 if options.quick else options.rounds
     file = options.out / "results.json"
     found = json.loads(file.read_text()) if file.is_file() and options.parts else {}
+    options.out.mkdir(parents=True, exist_ok=True)
+    if "cost" in parts:
+        # In a file of its own, which the page "How far does it scale?" reads: always one thread, its own machine.
+        print("cost of a step and of an image ...", file=sys.stderr)
+        machine = f"{processor()}, 1 thread, torch {torch.__version__}"
+        about = {"command": f"python -m benchmarks cost --rounds {rounds}", "machine": machine}
+        (options.out / "cost.json").write_text(json.dumps(about | cost.measure(rounds), indent=1) + "\n")
+    if parts == ["cost"]:
+        return
     found["machine"] = f"{processor()}, {options.threads} threads, torch {torch.__version__}"
     if "steps" in parts:
         print("step times ...", file=sys.stderr)
@@ -106,7 +115,6 @@ def main() -> None:
         print("workers ...", file=sys.stderr)
         found["ray"] = engine.measure(*((6, 8) if options.quick else (12, 32)))
     text = markdown(found)
-    options.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1))
     (options.out / "results.md").write_text(text)
     print(text)

@@ -80,13 +80,14 @@ def render(
 
 
 class Stopwatch:
-    """Seconds between its calls."""
+    """Seconds between its calls, on the clock or on another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self.clock = clock
         self.at: list[float] = []
 
     def __call__(self, *_: object) -> None:
-        self.at.append(perf_counter())
+        self.at.append(self.clock())
 
     @property
     def laps(self) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from statistics import median
+from time import perf_counter
 
 import torch
 
@@ -48,14 +49,16 @@ def lucent(subject: Subject, layer: str, batch: int) -> Run:
     return run
 
 
-def ours(subject: Subject, layer: str, batch: int, precision: str) -> tuple[Run, Run]:
+def ours(
+    subject: Subject, layer: str, batch: int, precision: str, clock: Callable[[], float] = perf_counter
+) -> tuple[Run, Run]:
     """featvis's loop as `render` runs it, and its floor."""
     network = subject.until(layer).to(TYPES[precision])
     units = units_of(subject, layer, batch)
     objective = objectives.batched([subject.unit(unit) for unit in units], subject.device)
 
     def loop(steps: int) -> list[float]:
-        watch = peer.Stopwatch()
+        watch = peer.Stopwatch(clock)
         ascend(
             network,
             subject.preprocess,
@@ -71,7 +74,7 @@ def ours(subject: Subject, layer: str, batch: int, precision: str) -> tuple[Run,
         return watch.laps
 
     def floor(steps: int) -> list[float]:
-        watch = peer.Stopwatch()
+        watch = peer.Stopwatch(clock)
         x = (
             torch.rand(batch, 3, 224, 224, dtype=TYPES[precision])
             .to(memory_format=torch.channels_last)

@@ -126,6 +126,7 @@ def mini_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("_config.yml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, source)
     (source / "book" / "model_card.md").write_text("# The card\n\n## At a glance\n\nHere without its figures.\n")
+    (source / "book" / "scaling.md").write_text("# How far?\n\n## At a glance\n\nHere without its figures.\n")
     (source / "results" / "mini").mkdir(parents=True)
     (source / "results" / "mini" / "sheet.txt").write_text("published beside the pages")
     chapter = nbformat.v4.new_notebook(
