@@ -100,6 +100,8 @@ class Audit:
                 f"{len(self.alarms)} of {len(CHECKS)} checks ({', '.join(self.alarms)}) find {self.about.subject} "
                 f"unlike {len(self.about.honest)} honest networks ({_p(smallest)}, corrected), and {units}. "
             )
+            if not self.about.alike:
+                return text + "It is of another kind than they are: this need not mean that somebody meddled with it."
             return text + "Look at exemplars instead, or find out what was done to this network."
         if self.about.excess <= LEVEL:
             return (
