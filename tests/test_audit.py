@@ -475,7 +475,7 @@ def trials() -> study.Trials:
             key = {"network": "photonet", "attack": attack.name, "strength": strength}
             rows.append(part.assign(**key))
             natural.append(key | {"same": 98, "before": 95, "after": 90, "images": 100, "shown": 0.5})
-            pictures["/".join(map(str, key.values()))] = torch.rand(3, 3, 3, 16, 16)
+            pictures[study.case_name(**key)] = torch.rand(3, 3, 3, 16, 16)
     ways = pd.DataFrame([{"attack": study.HONEST, "way": "Fourier", "own": 8, "units": 9}])
     return study.Trials(pd.concat(rows, ignore_index=True), pd.DataFrame(natural), ways, pictures)
 

@@ -15,7 +15,7 @@ from featvis import sheets
 from featvis.audit.calibration import LEVEL, Calibration
 from featvis.audit.cases import ATTACKS
 from featvis.audit.checks import CHECKS
-from featvis.audit.study import CONTROLS, HONEST, KEPT, Trials
+from featvis.audit.study import CONTROLS, HONEST, KEPT, Trials, case_name
 
 RESAMPLES = 1000
 TOGETHER = "all checks"
@@ -134,7 +134,7 @@ def playground(trials: Trials, calibration: Calibration, network: str, label: Ma
             if row["attack"] != attack.name:
                 continue
             part = _case(trials, network, attack.name, row["strength"]).reset_index(drop=True)
-            p, pictures = calibration.units(part), trials.pictures[f"{network}/{attack.name}/{row['strength']}"]
+            p, pictures = calibration.units(part), trials.pictures[case_name(network, attack.name, row["strength"])]
             units = []
             for i in range(min(KEPT, len(part))):
                 units.append(

@@ -55,6 +55,11 @@ KEPT = 3  # units whose pictures are kept for each attack
 SAMPLE = 7  # seed of the sample of units
 
 
+def case_name(network: str, attack: str, strength: float) -> str:
+    """What `Trials.pictures` calls an attacked network."""
+    return f"{network}/{attack}/{strength:g}"
+
+
 def images(n: int = NATURAL) -> NaturalImages:
     """The natural images of all that is done here."""
     return natural_images("photos", split="all", n=n, size=SIZE)
@@ -163,7 +168,10 @@ def trials(
 
 
 def _keep(file: Path, part: Trials) -> None:
-    tables = {name: getattr(part, name).to_json(orient="records") for name in ("frame", "natural", "remedies")}
+    tables = {
+        name: getattr(part, name).to_json(orient="records", precise_float=True)
+        for name in ("frame", "natural", "remedies")
+    }
     unfinished = file.with_suffix(".tmp")
     torch.save({"tables": tables, "pictures": part.pictures}, unfinished)
     unfinished.replace(file)
@@ -172,7 +180,8 @@ def _keep(file: Path, part: Trials) -> None:
 def _kept(file: Path) -> Trials:
     saved = torch.load(file, weights_only=True)
     tables = [
-        pd.read_json(io.StringIO(saved["tables"][name]), orient="records") for name in ("frame", "natural", "remedies")
+        pd.read_json(io.StringIO(saved["tables"][name]), orient="records", precise_float=True)
+        for name in ("frame", "natural", "remedies")
     ]
     return Trials(tables[0], tables[1], tables[2], saved["pictures"])
 
@@ -206,7 +215,7 @@ def _attacked(
     pictures = torch.stack([before[:KEPT], after, evidence.exemplars[:KEPT, 0]], 1)
     ways = _remedies(network, changed, units, attack.name) if remedied else []
     frame = scored(evidence).assign(**key)
-    kept = {} if attack in CONTROLS else {"/".join(map(str, key.values())): pictures}
+    kept = {} if attack in CONTROLS else {case_name(**key): pictures}
     return Trials(frame, pd.DataFrame([row]), pd.DataFrame(ways), kept)
 
 
