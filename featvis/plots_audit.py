@@ -95,14 +95,14 @@ def attacks(pictures: Mapping[str, Tensor], most: int = 3) -> Figure:
             len(pictures), 3 * most + most - 1, figsize=(WIDTH, 0.98 * len(pictures) + 0.25), squeeze=False,
             width_ratios=([1, 1, 1, 0.18] * most)[:-1],
         )  # fmt: skip
-        for row, (title, images) in zip(axes, pictures.items(), strict=True):
+        for number, (row, (title, images)) in enumerate(zip(axes, pictures.items(), strict=True)):
             for ax in row:
                 ax.axis("off")
             for u in range(min(most, len(images))):
                 for k, kind in enumerate(("before", "after", "exemplar")):
                     ax = row[4 * u + k]
                     ax.axis("on")
-                    show(ax, images[u, k], kind if row is axes[0] else "", NATURAL if k == 2 else VISUALIZATION)
+                    show(ax, images[u, k], kind if number == 0 else "", NATURAL if k == 2 else VISUALIZATION)
             row[0].set_ylabel(title.replace(", ", ",\n"), rotation=0, ha="right", va="center", labelpad=6, fontsize=8.5)
         figure.tight_layout(pad=0.3, w_pad=0.2, h_pad=0.25)
     return figure
@@ -168,12 +168,12 @@ def evidence(audit: Audit, units: Sequence[str]) -> Figure:
     labels = audit.units["label"].tolist()
     with _style():
         figure, axes = plt.subplots(len(units), len(ways) + 2, figsize=(WIDTH, 1.02 * len(units) + 0.4), squeeze=False)
-        for row, unit in zip(axes, units, strict=True):
+        for number, (row, unit) in enumerate(zip(axes, units, strict=True)):
             i = labels.index(unit)
             images = [audit.pictures[way][i, 0] for way in ways] + list(audit.pictures["exemplars"][i, :2])
             titles = [WAYS[way] for way in ways] + ["exemplar", "exemplar"]
             for k, (ax, image, title) in enumerate(zip(row, images, titles, strict=True)):
-                show(ax, image, title if row is axes[0] else "", VISUALIZATION if k < len(ways) else NATURAL)
+                show(ax, image, title if number == 0 else "", VISUALIZATION if k < len(ways) else NATURAL)
             values = audit.units.iloc[i]
             odd = [check.name for check in CHECKS if values[f"p {check.name}"] <= 0.05]
             text = f"{unit}\n" + (", ".join(odd) if odd else "nothing stands out")

@@ -139,6 +139,7 @@ def trials(
     folder   of the siblings' weights, where missing ones are trained, and of finished parts: interrupted work goes on
     """
     calibration = Calibration.read()
+    others = [(name, seed) for name, seed in others]
     key = hashlib.sha256(repr((subject.fingerprint, natural.recipe, heldout.recipe, gate.recipe)).encode()).hexdigest()
     place = folder / f"trials-{key[:12]}"
     place.mkdir(parents=True, exist_ok=True)
