@@ -10,13 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from featvis import cifar
+from featvis import cifar, controls, hardened, manipulated  # noqa: F401  (which enter their recipes)
 from featvis.fooling import train_gate
 from featvis.images import natural_images
 from featvis.matching import Plan, human_data
 from featvis.matching.stimuli import gather
 from featvis.shelf import RECIPES, Shelf, whole
 from featvis.subjects import Subject
+from featvis.theory import average  # noqa: F401
 from featvis.visualize import Affine, Crops, Fourier, Nothing, Pixels
 from featvis.zoo import EMBEDDED, load
 

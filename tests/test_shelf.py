@@ -194,6 +194,9 @@ def test_the_committed_shelf_is_whole():
         key = {name: value for name, value in about.items() if name != "files"}
         assert whole(entry, key), entry
         assert shelf.folder(key) == entry
+        recipe = fresh.RECIPES.get(key["function"])  # `featvis.fresh` knows how to make it again
+        assert recipe is not None, entry
+        assert recipe.version == key["version"], entry
     assert sum(file.stat().st_size for file in shelf.root.rglob("*") if file.is_file()) <= 15 * 2**20
 
 
