@@ -414,6 +414,15 @@ def test_the_page_stands_alone(found):
     assert "prefers-color-scheme: dark" in text
 
 
+def test_a_check_in_which_units_stand_out_is_not_ticked(found):
+    odd = with_p(found, 0.004, 1.0, 0.01)
+    units = odd.units.assign(**{f"p {check.name}": 0.9 for check in CHECKS} | {"p gates": 0.004})
+    text = page(replace(odd, units=units))
+    assert text.count("some units unlike") == 1
+    assert text.count("like honest networks</span>") == 6
+    assert "unlike honest networks</span>" not in text
+
+
 def test_what_is_named_by_strangers_cannot_write_into_the_page(found):
     about = replace(found.about, subject="<script>alert(1)</script>", left_out=("<b>x</b>",))
     assert "<script" not in page(replace(found, about=about))

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from featvis.audit.calibration import LEVEL
 from featvis.audit.checks import CHECKS
 
 if TYPE_CHECKING:
@@ -65,9 +66,11 @@ def page(audit: Audit) -> str:
 def _check_row(audit: Audit, i: int) -> str:
     row, check = audit.checks.iloc[i], CHECKS[i]
     asked = np.isfinite(row["p_holm"])
-    alarm = asked and row["p_holm"] <= 0.05
-    mark = ("unlike honest networks" if alarm else "like honest networks") if asked else "not asked"
-    tone = ("bad" if alarm else "good") if asked else "none"
+    alarm = asked and row["p_holm"] <= LEVEL
+    odd = audit.about.excess <= LEVEL and bool((audit.units[f"p {check.name}"] <= LEVEL).any())
+    mark, tone = ("unlike honest networks", "bad") if alarm else ("some units unlike", "warn")
+    if not alarm and not odd:
+        mark, tone = ("like honest networks", "good") if asked else ("not asked", "none")
     score = f"{row['score']:+.1f}".replace("-", "−")
     numbers = f'{score}</td><td class="n">{_short(row["p_holm"])}' if asked else '</td><td class="n">'
     return (
@@ -80,9 +83,9 @@ def _check_row(audit: Audit, i: int) -> str:
 def _unit(audit: Audit, i: int) -> str:
     row = audit.units.iloc[i]
     p = row["p"]
-    tone = "none" if np.isnan(p) else "bad" if p <= 0.05 else "good"
+    tone = "none" if np.isnan(p) else "bad" if p <= LEVEL else "good"
     chips = "".join(
-        f'<span class="chip{" bad" if value <= 0.05 else ""}">{escape(name)} {_short(value)}</span>'
+        f'<span class="chip{" bad" if value <= LEVEL else ""}">{escape(name)} {_short(value)}</span>'
         for name, value in ((c.name, row[f"p {c.name}"]) for c in CHECKS)
     )
     shown = "".join(
