@@ -14,6 +14,7 @@ from featvis.fooling.slingshot import slingshot
 from featvis.fooling.strengths import Strengths, grid, strengths
 from featvis.fooling.survey import Survey, silent_units
 from featvis.fooling.targets import NAMES, photograph_targets, read_target
+from featvis.fooling.trade_off import TradeOff, trade_off
 
 __all__ = [
     "FRAMES",
@@ -28,6 +29,7 @@ __all__ = [
     "Silencing",
     "Strengths",
     "Survey",
+    "TradeOff",
     "TrainedGate",
     "attack_matrix",
     "behaviour",
@@ -56,5 +58,6 @@ __all__ = [
     "strengths",
     "switch",
     "taken_apart",
+    "trade_off",
     "train_gate",
 ]

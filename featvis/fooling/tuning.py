@@ -66,7 +66,8 @@ def drawn(natural: NaturalImages, n: int, generator: torch.Generator) -> Tensor:
             try:
                 images.append(natural[index][0])
             except FeatvisError as error:
-                natural.skipped.append(str(error))
+                if str(error) not in natural.skipped:
+                    natural.skipped.append(str(error))
         if len(images) == n:
             return torch.stack(images)
     raise FeatvisError(f"hardly any of the {len(natural)} images of {natural.name} can be read.")
