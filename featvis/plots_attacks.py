@@ -35,7 +35,7 @@ def trade_off(*results: TradeOff, measure: str = "success") -> Figure:
     with _style():
         figure = plt.figure(figsize=(7.2, 3.5 + 1.25 * rows), layout="constrained")
         halves = figure.add_gridspec(2, 1, height_ratios=(1.25 * rows, 3.5))
-        upper, lower = (figure.add_subfigure(half) for half in halves)
+        upper, lower = (figure.add_subfigure(halves[row]) for row in (0, 1))
         for axes, result in zip(upper.subplots(rows, columns, squeeze=False), results, strict=True):
             _strip(axes, result)
         ax = lower.subplots()
