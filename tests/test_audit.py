@@ -32,7 +32,7 @@ from featvis.audit import (
     traces,
 )
 from featvis.audit.calibration import _tails
-from featvis.audit.cases import ATTACKS, attacked_units, layer_for
+from featvis.audit.cases import ATTACKS, attacked, attacked_units, layer_for
 from featvis.audit.page import page
 from featvis.audit.sample import sampled
 from featvis.errors import FeatvisError
@@ -538,7 +538,8 @@ def test_trials_come_back_from_the_shelf(trials, honest_table, tmp_path):
 def test_finished_trials_are_kept(trials, tmp_path):
     study._keep(tmp_path / "part.pt", trials)
     again = study._kept(tmp_path / "part.pt")
-    pd.testing.assert_frame_equal(again.frame, trials.frame, check_dtype=False)
+    pd.testing.assert_frame_equal(again.frame, trials.frame, check_dtype=False, rtol=1e-12)
+    assert set(again.natural["strength"]) == set(trials.natural["strength"])  # to the bit: strengths are looked up
     assert torch.equal(again.pictures["photonet/slingshot/0.3"], trials.pictures["photonet/slingshot/0.3"])
 
 
@@ -599,6 +600,7 @@ def test_a_transformer_is_audited(natural):
 
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(32, 16, 2, 2, 16, 24, num_classes=17)
+    nn.init.normal_(network.heads.head.weight)  # torchvision starts with a head of zeros
     subject = fv.Subject("vit", network, PREPROCESS, tuple(LETTERS), "cpu")
     layers = ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.self_attention", "heads.head"]
     result = audit(subject, natural, layers=layers, units=6, steps=2, progress=False)
@@ -620,3 +622,72 @@ def test_linear_layers_on_maps_with_channels_last_are_left_alone(natural):
     assert "mix" not in changes.unused(subject, evidence.spread(natural, 30)[0])
     result = audit(subject, natural, layers=["conv", "fc"], units=6, steps=2, progress=False)
     assert result.units["p"].notna().all()
+
+
+# ---------------------------------------------------------------- attacked networks
+
+
+@pytest.mark.parametrize("name", ["push", "silent units", "slingshot"])
+def test_attacks_are_made_on_the_units_that_they_name(subject, natural, name):
+    attack = next(attack for attack in ATTACKS if attack.name == name)
+    calibration = Calibration(table(kinds=("hidden", "logit")))
+    before = subject.fingerprint
+    changed, units = attacked(subject, attack, attack.strengths[0], natural, None, calibration)  # no gate is needed
+    assert units == attacked_units(subject, layer_for(subject, attack.hidden))
+    assert all(unit.startswith("conv2:") for unit in units)
+    assert changed.fingerprint != before == subject.fingerprint
+    assert changed.channels("conv2") == subject.channels("conv2")
+
+
+def test_adapted_filters_are_as_small_as_honest_ones(subject, natural):
+    honest = table(kinds=("hidden", "logit"))
+    attack = next(attack for attack in ATTACKS if attack.name == "silent, adapted")
+    sizes = []
+    for shift in (0.0, 3.0):  # honest networks with larger filters leave an attacker more room
+        calibration = Calibration(honest.assign(filters=honest["filters"] + shift))
+        changed, _ = attacked(subject, attack, 0.0, natural, None, calibration)
+        sizes.append(float(fv.fooling.branch_of(changed).fool.weight.abs().max()))
+    assert sizes[0] < sizes[1]
+
+
+def test_trials_go_on_where_they_were_and_cover_every_case(subject, trials, tmp_path, monkeypatch):
+    done = []
+
+    def one(network, attack=None, strength=0.0, *_rest):
+        if len(done) == 7:
+            raise KeyboardInterrupt
+        done.append((network.name, attack.name if attack else study.HONEST, strength))
+        frame = trials.frame.head(2).assign(network=network.name, attack=done[-1][1], strength=strength)
+        name = study.case_name(network.name, done[-1][1], strength)
+        return study.Trials(frame, pd.DataFrame(), pd.DataFrame(), {name: torch.zeros(3, 3, 3, 16, 16)})
+
+    monkeypatch.setattr(study, "_honest", one)
+    monkeypatch.setattr(study, "_attacked", one)
+    monkeypatch.setattr(study, "sibling", lambda name, seed, _folder: small_named(f"{name}-{seed}"))
+    gate = type("Gate", (), {"recipe": {"gate": "none"}})()
+    arguments = (subject, small_images(20), small_images(30), gate)
+    with pytest.raises(KeyboardInterrupt):
+        study.trials(*arguments, folder=tmp_path, progress=False)
+    first = list(done)
+    done[:] = []
+    monkeypatch.setattr(study, "_attacked", lambda *given: one(*given) if len(done) < 6 else one_more(one, done, given))
+    result = study.trials(*arguments, folder=tmp_path, progress=False)
+    cases = list(zip(result.frame["network"], result.frame["attack"], result.frame["strength"], strict=True))
+    assert not set(first) & set(done)
+    every = [(a.name, s) for a in (*study.CONTROLS, *ATTACKS) for s in a.strengths]
+    assert {(a, s) for n, a, s in cases if n == "small" and a != study.HONEST} == set(every)
+    assert {n for n, a, _ in cases if a == study.HONEST} == {"small", *(f"{n}-{s}" for n, s in study.TESTED)}
+
+
+def one_more(one, done, given):
+    kept = list(done)
+    done[:] = []
+    result = one(*given)
+    done[:] = [*kept, *done]
+    return result
+
+
+def small_named(name: str) -> fv.Subject:
+    found = small_subject(seed=len(name), classes=LETTERS)
+    found.name = name
+    return found

@@ -147,8 +147,7 @@ shelf, key = Shelf(sys.argv[1]), {"subject": "small", "function": "double"}
 folder = shelf.folder(key)
 for i in range(150):
     shelf.put(folder, key, Number(i))
-assert whole(folder, key)
-"""
+"""  # while the other one replaces it an entry may be missing for a moment: a reader then computes it again
     command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)]
     running = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=300)[1] for process in running] == ["", ""]

@@ -170,7 +170,7 @@ def trials(
 
 def _keep(file: Path, part: Trials) -> None:
     tables = {
-        name: getattr(part, name).to_json(orient="records", precise_float=True)
+        name: getattr(part, name).to_json(orient="records", double_precision=15)
         for name in ("frame", "natural", "remedies")
     }
     unfinished = file.with_suffix(".tmp")
