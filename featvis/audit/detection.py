@@ -96,7 +96,8 @@ def verdicts(trials: Trials, calibration: Calibration) -> pd.DataFrame:
     """What an audit of the attacked units says, and of the same units without an attack.
 
     One row for each network, attack and strength: the behaviour on natural images and `shown` from `Trials.natural`,
-    the share `found` of units that stand out, the corrected p of every check, and the `alarms`.
+    the share `found` of units that stand out and how probable as many are (`excess`), the corrected p of every check,
+    and the `alarms`.
     """
     rows = []
     for row in trials.natural.to_dict("records"):
@@ -111,6 +112,7 @@ def verdicts(trials: Trials, calibration: Calibration) -> pd.DataFrame:
                 "accuracy change": (row["after"] - row["before"]) / row["images"],
                 "shown": row["shown"],
                 "found": float((found <= LEVEL).mean()),
+                "excess": calibration.excess(found.to_numpy()),
                 "alarms": ", ".join(alarms),
                 **dict(zip(checks["check"], checks["p_holm"], strict=True)),
             }
