@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -13,7 +15,8 @@ from featvis.audit.checks import scored
 from featvis.audit.evidence import PARTS, gather
 from featvis.audit.result import About, Audit
 from featvis.audit.sample import sampled
-from featvis.engine import LOCAL, Engine
+from featvis.engine import LOCAL, Engine, ready
+from featvis.engine import chosen as ray_of
 from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
@@ -66,7 +69,10 @@ def audit(
             bar.update(PARTS.index(part) - bar.n)
             bar.set_postfix_str(part)
 
-        evidence = gather(subject, natural, chosen, steps=steps, seed=seed, folder=folder, engine=engine, tick=tick)
+        cluster = ray_of(engine)
+        with nullcontext() if cluster is None else ready(cluster):  # Ray starts once, not for every part
+            options: dict[str, Any] = {"folder": folder, "engine": cluster or LOCAL, "tick": tick}
+            evidence = gather(subject, natural, chosen, steps=steps, seed=seed, **options)
     scores = scored(evidence)
     shown = evidence.pictures["fourier"]
     table = scores.merge(honest.units(scores), on="unit")
