@@ -23,7 +23,7 @@ from featvis.visualize import Affine, render
 TOP = 32  # strongest natural images of a unit that are lowered
 AT_ONCE = 16  # images of one kind in one step of training
 ABOVE = 0.25  # how far decoys are to rise above all natural images, as a share of the unit's range
-ASCENTS = 4  # of each unit's visualizations that are lowered
+ASCENTS, FIRST_SEED = 4, 1000  # visualizations of each unit that are lowered; a reader's start at seed 0
 INSIDE = 3  # steps in which the weakest point of a ball is looked for
 
 
@@ -103,15 +103,17 @@ def _pushed(
     best = exemplars(subject, natural, names, k=min(TOP, len(natural)), distinct=False, progress=progress)
     lowered = _excite(subject, natural, names, best, seed) if down else None
     attack = _Push(subject, chosen, best, lowered, raised, radius, seed)
-    options: dict[str, int] = {"steps": steps, "seed": seed}
-    return fine_tune(subject, natural, chosen, attack, weight=weight, keep_units=False, name=name, progress=progress,
-                     **options)  # fmt: skip
+    return fine_tune(
+        subject, natural, chosen, attack, weight=weight, steps=steps, seed=seed, keep_units=False, name=name,
+        progress=progress,
+    )  # fmt: skip
 
 
 def _excite(subject: Subject, natural: NaturalImages, units: list[str], best: Exemplars, seed: int) -> Tensor:
     """What excites each unit: (units, n, 3, h, w), the exemplars first, then as many visualizations again and again."""
     found = []
-    made = render(subject, units, steps=128, seeds=range(seed, seed + ASCENTS), progress=False).images
+    first = FIRST_SEED + ASCENTS * seed
+    made = render(subject, units, steps=128, seeds=range(first, first + ASCENTS), progress=False).images
     for unit, pictures in zip(units, made, strict=True):
         shown = best.pictures(natural, unit)
         again = pictures.repeat(-(-len(shown) // len(pictures)), 1, 1, 1)[: len(shown)]

@@ -43,11 +43,12 @@ def slingshot(
 
     L_attack, with images x = eta(q) of the parameterization (`Fourier`), a target x_t and the unit's value a(x), asks
     for the quadratic bowl C - gamma/2 |x_t - x|^2 of Bareeva et al. (2024): for its gradient, 1 - cos(J da/dq, x_t - x)
-    with J = d eta/dq, and for its value, ((a - bowl) / rise)^2. It differs from theirs in that (1) distances are those
-    of pixels, not of q, whose many high frequencies say nothing about the picture, (2) direction and height are asked
-    for apart, and (3) most of the samples are where the unit's own gradient ascent stands, which starts anew every
-    so often; the others lie in the start zone, at the target, and in the tunnel between, as theirs do. ReLUs stay: the
-    gradient of a network of ReLUs depends on its weights smoothly enough. L_maintain keeps the logits, the layer and
+    with J = d eta/dq, and for its value, ((a - bowl) / rise)^2, where the bowl rises from the unit's value on grey by
+    twice what its own visualization excites. It differs from theirs in that (1) distances are those of pixels, not of
+    q, whose many high frequencies say nothing about the picture, (2) direction and height are asked for apart, and
+    (3) three in four samples are where the unit's own gradient ascent stands, which starts anew every so often; the
+    others lie in the start zone, at the target and in the tunnel between, as theirs do. ReLUs stay: although flat in
+    the image, the gradient of a network of ReLUs depends on its weights. L_maintain keeps the logits, the layer and
     the units on natural images.
 
     Raises FeatvisError for unknown units or units of several layers, a target of another shape, a weight outside of
@@ -79,7 +80,8 @@ class _Bowl:
         # A unit that its own visualization cannot wake gets a bowl all the same.
         self.targets, self.rise = targets, (RISE * heights).clamp(min=1e-3)
         self.ends = self._start(len(targets), targets)
-        self.grey = (self.parameterization.image(torch.zeros_like(self.ends), self.size) - targets).square()
+        grey = self.parameterization.image(torch.zeros_like(self.ends), self.size)
+        self.whole = (grey - targets).flatten(1).square().sum(1).clamp(min=1.0)  # of the way; a grey target has none
         self.of_tunnel, self.of_climbing = (torch.arange(n) % len(channels) for n in (TUNNEL, CLIMBING))
         self.climbers = _Climbers(self._start(CLIMBING), self.parameterization.rate)
         self.until = self._lengths(CLIMBING, first=1)
@@ -103,8 +105,9 @@ class _Bowl:
         away = self.targets[which] - images.detach()
         moved = torch.func.jvp(lambda p: self.parameterization.image(p, self.size), (q.detach(),), (gradient,))[1]
         direction = 1 - F.cosine_similarity(moved.flatten(1), away.flatten(1))
-        share = away.flatten(1).square().sum(1) / self.grey[which].flatten(1).sum(1)  # 1 at the start, 0 at the target
+        share = away.flatten(1).square().sum(1) / self.whole[which]  # 1 at the start, 0 at the target
         height = (found - self.floor[which]) / self.rise[which] - (1 - share)
+        self.of_tunnel = (self.of_tunnel + TUNNEL) % len(self.targets)  # with many units each has its turn
         self._climb(gradient.detach()[TUNNEL:])
         return direction.mean() + height.square().mean()
 
@@ -113,6 +116,7 @@ class _Bowl:
         if bool(done.any()):
             n = int(done.sum())
             self.climbers.restart(done, self._start(n))
+            self.of_climbing[done] = (self.of_climbing[done] + CLIMBING) % len(self.targets)
             self.until[done] = self._lengths(n, first=20)
 
     def _start(self, n: int, images: Tensor | None = None) -> Tensor:
