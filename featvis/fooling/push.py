@@ -34,8 +34,8 @@ def push(
     decoys: Tensor | None = None,
     *,
     down: bool = True,
-    weight: float = 0.7,
-    steps: int = 200,
+    weight: float = 0.5,
+    steps: int = 150,
     seed: int = 0,
     progress: bool = True,
 ) -> Subject:
@@ -63,8 +63,8 @@ def prox_pulse(
     decoys: Tensor,
     *,
     radius: float | None = None,
-    weight: float = 0.7,
-    steps: int = 200,
+    weight: float = 0.5,
+    steps: int = 150,
     seed: int = 0,
     progress: bool = True,
 ) -> Subject:

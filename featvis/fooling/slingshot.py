@@ -19,7 +19,7 @@ from featvis.subjects import Subject
 from featvis.visualize import Affine, Fourier, render
 from featvis.visualize.parameterizations import Parameterization
 
-TUNNEL, CLIMBING = 4, 12  # images of one step: between start and target, and on the unit's own ascents
+TUNNEL, CLIMBING = 2, 8  # images of one step: between start and target, and on the unit's own ascents
 LONGEST = 128  # steps of ascent that are looked at
 RISE = 2.0  # height of the bowl, in activations of the unit's own visualization
 
@@ -30,8 +30,8 @@ def slingshot(
     units: str | Sequence[str],
     target: Tensor,
     *,
-    weight: float = 0.7,
-    steps: int = 200,
+    weight: float = 0.5,
+    steps: int = 150,
     seed: int = 0,
     progress: bool = True,
 ) -> Subject:
@@ -39,14 +39,14 @@ def slingshot(
 
     target  an image (3, h, w) in [0, 1] for all units, or one for each (units, 3, h, w)
     weight  alpha in alpha * L_attack + (1 - alpha) * L_maintain; 0 leaves the subject as it is
-    steps   of training, on 32 natural and 16 synthetic images each
+    steps   of training, on 32 natural and 10 synthetic images each
 
     L_attack, with images x = eta(q) of the parameterization (`Fourier`), a target x_t and the unit's value a(x), asks
     for the quadratic bowl C - gamma/2 |x_t - x|^2 of Bareeva et al. (2024): for its gradient, 1 - cos(J da/dq, x_t - x)
     with J = d eta/dq, and for its value, ((a - bowl) / rise)^2, where the bowl rises from the unit's value on grey by
     twice what its own visualization excites. It differs from theirs in that (1) distances are those of pixels, not of
     q, whose many high frequencies say nothing about the picture, (2) direction and height are asked for apart, and
-    (3) three in four samples are where the unit's own gradient ascent stands, which starts anew every so often; the
+    (3) four in five samples are where the unit's own gradient ascent stands, which starts anew every so often; the
     others lie in the start zone, at the target and in the tunnel between, as theirs do. ReLUs stay: although flat in
     the image, the gradient of a network of ReLUs depends on its weights. L_maintain keeps the logits, the layer and
     the units on natural images.

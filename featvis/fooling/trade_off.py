@@ -123,7 +123,7 @@ def trade_off(
     target: str,
     weights: Sequence[float] = WEIGHTS,
     seeds: int = 1,
-    attack_steps: int = 200,
+    attack_steps: int = 150,
     steps: int = 128,
     pictures: int = 3,
     k: int = 50,

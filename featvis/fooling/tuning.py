@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from featvis.cut import capture
 from featvis.errors import FeatvisError, listed
 from featvis.images import NaturalImages
+from featvis.networks.training import augment
 from featvis.subjects import Subject, Unit
 from featvis.visualize.objectives import unit_means
 
@@ -88,10 +89,10 @@ def fine_tune(
 ) -> Subject:
     """A copy of the subject, same architecture, whose weights minimize weight * attack + (1 - weight) * maintain.
 
-    L_maintain is the mean squared change of the logits on natural images, in proportion to the logits' variance; with
-    `keep_units` that of the layer's units and once more of the attacked units alone is added, each in proportion to its
-    own variance. Batch normalization stays in eval mode throughout: its statistics are the original's. With a weight of
-    0 nothing changes at all.
+    L_maintain is the mean squared change of the logits on natural images (half of them augmented, as in
+    `featvis.networks.training`) in proportion to the logits' variance; with `keep_units` that of the layer's units and
+    once more of the attacked units alone is added, each in proportion to its own variance. Batch normalization stays in
+    eval mode throughout: its statistics are the original's. With a weight of 0 nothing changes at all.
     """
     layer, indices = units[0].layer, [unit.index for unit in units]
     last = list(subject.layers)[-1]
@@ -113,6 +114,7 @@ def fine_tune(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in tqdm(range(steps), name, unit="step", disable=not progress, leave=False):
         x = drawn(natural, BATCH, generator)
+        x = torch.cat([x[: BATCH // 2], augment(x[BATCH // 2 :], generator)])  # fresh images are to be kept, too
         with torch.no_grad():
             wanted = _read(original, subject, x, read)
         found = _read(network, subject, x, read)
