@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman", "paths", "ray", "cost")
+PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman", "paths", "audit", "ray", "cost")
 
 
 TITLES = {
@@ -19,9 +19,10 @@ TITLES = {
     "steps_bf16": "The same in bf16 (fast only where the processor has bf16 arithmetic)",
     "climb": "Activation of the finished image, and time to it, against Lucent: PhotoNet, 96 px",
     "climb_googlenet": "The same: GoogLeNet (random weights), 224 px",
-    "memory": "Peak memory of rendering many units of PhotoNet",
+    "memory": "Peak memory of many pictures, and of scanning many images for exemplars of all blocks: PhotoNet, 96 px",
     "network": "All units of PhotoNet",
     "spearman": "Spearman between all pairs of 100 images with 200,000 activations each, half of them 0",
+    "audit": "An audit of GoogLeNet (random weights), 224 px, part by part: seconds of one processor",
     "ray": "Ray: batches of 8 units of PhotoNet, one thread a worker",
     "paths": "Peak memory of path similarity, GoogLeNet (random weights), 224 px",
 }
@@ -71,7 +72,7 @@ def main() -> None:
 
     import torch
 
-    from benchmarks import climb, cost, engine, memory, peer, similarity, steps
+    from benchmarks import audit, climb, cost, engine, memory, peer, similarity, steps
 
     torch.set_num_threads(options.threads)
     if not peer.available():
@@ -103,7 +104,7 @@ def main() -> None:
         found["climb_googlenet"] = climb.googlenet()
     if "memory" in parts:
         print("memory ...", file=sys.stderr)
-        found["memory"] = memory.measure(options.threads)
+        found["memory"] = memory.measure(options.threads, *([(100, 1_000)] if options.quick else []))
     if "network" in parts:
         found["network"] = memory.whole_network(16 if options.quick else 256)
     if "spearman" in parts:
@@ -111,6 +112,9 @@ def main() -> None:
     if "paths" in parts:
         print("memory of path similarity ...", file=sys.stderr)
         found["paths"] = similarity.memory(options.threads, {"blocks": (160,)} if options.quick else similarity.COUNTS)
+    if "audit" in parts:
+        print("an audit of GoogLeNet ...", file=sys.stderr)
+        found["audit"] = audit.measure(*((6, 60, 4) if options.quick else (100, 2000)))
     if "ray" in parts:
         print("workers ...", file=sys.stderr)
         found["ray"] = engine.measure(*((6, 8) if options.quick else (12, 32)))

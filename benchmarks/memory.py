@@ -1,4 +1,4 @@
-"""Peak memory of rendering ever more units of PhotoNet, each in a process of its own, and time for all of its units."""
+"""Peak memory of ever more pictures, and of a scan of ever more images, and time for all units: PhotoNet, 96 px."""
 
 from __future__ import annotations
 
@@ -9,25 +9,43 @@ from time import perf_counter
 
 import featvis as fv
 
-_SCRIPT = """
+COUNTS = (100, 1_000, 10_000)
+
+# Pictures of up to 1,000 units; ten of each where more are asked for.
+_RENDER = """
 import sys, torch, featvis as fv
 torch.set_num_threads(int(sys.argv[2]))
+count = int(sys.argv[1])
 subject = fv.load("photonet", device="cpu")
-units = [unit for layer in subject.blocks[::-1] for unit in subject.units(layer)][: int(sys.argv[1])]
-pictures = fv.render(subject, units, steps=3, progress=False)
+units = [unit for layer in subject.blocks[::-1] for unit in subject.units(layer)][: min(count, 1000)]
+pictures = fv.render(subject, units, seeds=count // len(units), steps=3, progress=False)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) / 1024, pictures.images.nbytes / 2**20)
 """
 
+# Every block's units on ever more crops, which are cut as they are asked for; none is kept.
+_SCAN = """
+import sys, torch, featvis as fv
+torch.set_num_threads(int(sys.argv[2]))
+subject = fv.load("photonet", device="cpu")
+natural = fv.natural_images("photos", split="all", n=int(sys.argv[1]))
+fv.exemplars(subject, natural, list(subject.blocks), progress=False)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak.split()[1]) / 1024, 0.0)
+"""
 
-def measure(threads: int, counts: tuple[int, ...] = (64, 128, 256, 512, 1024)) -> list[dict]:
-    """Peak resident MiB, and the MiB of the images themselves, for each number of units."""
+
+def measure(threads: int, counts: tuple[int, ...] = COUNTS) -> list[dict]:
+    """Peak resident MiB, each in a process of its own, and how many of these are finished pictures."""
     rows = []
-    for count in counts:
-        command = [sys.executable, "-c", _SCRIPT, str(count), str(threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-        peak, results = map(float, done.stdout.split())
-        rows.append({"units": count, "peak_mib": peak, "images_mib": results})
+    for what, script in (("render", _RENDER), ("exemplars", _SCAN)):
+        for count in counts:
+            command = [sys.executable, "-c", script, str(count), str(threads)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+            peak, results = map(float, done.stdout.split())
+            rows.append(
+                {"command": what, "images": count, "peak_mib": peak, "results_mib": results, "rest_mib": peak - results}
+            )
     return rows
 
 

@@ -40,7 +40,7 @@ print((kib("VmHWM") - before) / 1024)
 
 _SCRIPT = """
 import sys, time, torch, featvis as fv
-from featvis.images import _Stream
+from benchmarks.drawn import Drawn
 from featvis.paths import all_layers, path_layers, path_similarity
 
 count, which, threads = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -48,21 +48,7 @@ torch.set_num_threads(threads)
 subject = fv.load("googlenet", "random", device="cpu")
 CLASSES = 40
 
-class Drawn(_Stream):
-    # Smooth random images, drawn anew each time: no folder has to be at hand, and none is kept.
-    name, size, classes = "drawn", 224, subject.classes
-
-    def __len__(self):
-        return count
-    def label(self, index):
-        return index % CLASSES
-    def __getitem__(self, index):
-        return self.image(str(index)), self.label(index), str(index)
-    def image(self, id):
-        small = torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(int(id)))
-        return torch.nn.functional.interpolate(small, (224, 224), mode="bicubic")[0].clamp(0, 1)
-
-natural = Drawn()
+natural = Drawn(subject, count, CLASSES)
 units = [f"fc:{i}" for i in range(CLASSES)]
 pictures = fv.render(subject, units, steps=1, seeds=1, progress=False)
 layers = all_layers(subject) if which == "all" else path_layers(subject)
