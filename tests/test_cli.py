@@ -89,7 +89,8 @@ def test_a_network_without_images_has_no_natural_activation(tmp_path):
 
 
 def test_exemplars_writes_pictures_and_a_report(tmp_path, folder):
-    run("exemplars", "photonet", "fc:cat", "--k", "3", "--images", str(folder), "--out", str(tmp_path / "o"))
+    arguments = ["photonet", "fc:cat", "--k", "3", "--images", str(folder), "--image-workers", "2"]
+    run("exemplars", *arguments, "--out", str(tmp_path / "o"))
     (row,) = json.loads((tmp_path / "o" / "report.json").read_text())["units"]
     assert row["unit"] == "fc:1"
     assert len(row["images"]) == len(row["activations"]) == 3
@@ -112,6 +113,7 @@ def test_exemplars_writes_pictures_and_a_report(tmp_path, folder):
         (["render", "photonet", "fc:1", "--weights", "none.pth"], "there is no weights file 'none.pth'"),
         (["exemplars", "photonet", "fc:1", "--images", "nowhere"], "'nowhere' is no folder of images"),
         (["exemplars", "photonet", "fc:1", "--k", "0"], "k=0 exemplars"),
+        (["exemplars", "photonet", "fc:1", "--image-workers", "-1"], "workers=-1 was given"),
         (["exemplars", "mobilenet_v3_small", "classifier.3:1", "--weights", "random"], "give --images FOLDER"),
     ],
 )

@@ -59,7 +59,11 @@ def _audit(options: argparse.Namespace) -> None:
     subject = _subject(options)
     source = source_of(options, subject, "auditing")
     natural = natural_images(
-        source, split=SPLITS.get(source, "val"), n=options.natural, size=subject.preprocess.size[0]
+        source,
+        split=SPLITS.get(source, "val"),
+        n=options.natural,
+        size=subject.preprocess.size[0],
+        workers=options.image_workers,
     )
     say_skipped(natural.skipped)
     broken, every = len(natural.skipped), len(natural) + len(natural.skipped)

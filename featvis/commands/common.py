@@ -68,6 +68,9 @@ def add_engine(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--ray-address", metavar="ADDRESS", help="a Ray head, HOST:PORT or auto (default: Ray starts here)"
     )
+    sub.add_argument(
+        "--image-workers", type=int, default=0, metavar="N", help="processes that read a folder's images ahead"
+    )
 
 
 @contextmanager
@@ -107,7 +110,8 @@ def natural_of(options: argparse.Namespace, subject: Subject) -> NaturalImages |
     source = options.images or USUAL.get(options.subject)
     if source is None:
         return None
-    natural = natural_images(source, split=SPLITS.get(source, "val"), size=subject.preprocess.size[0])
+    size = subject.preprocess.size[0]
+    natural = natural_images(source, split=SPLITS.get(source, "val"), size=size, workers=options.image_workers)
     say_skipped(natural.skipped)
     return natural
 

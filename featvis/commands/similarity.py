@@ -61,7 +61,7 @@ def _similarity(options: argparse.Namespace) -> None:
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in units))
     source = source_of(options, subject, "path similarity of")
     split = "heldout" if source in ("photos", *OWN) else "val"
-    natural = natural_images(source, split=split, size=subject.preprocess.size[0])
+    natural = natural_images(source, split=split, size=subject.preprocess.size[0], workers=options.image_workers)
     say_skipped(natural.skipped)
     with engine_of(options) as engine, whole_folder(options.out) as out:
         show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
