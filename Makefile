@@ -1,12 +1,14 @@
 # Everything runs in .venv, which is made on first use. `make` alone lists what there is.
 SUBJECT ?= photonet
 IMAGES ?=
+BUDGET ?=
 PYTHON ?= python3
 TORCH_INDEX ?=
 PORT ?= 8000
 
 export FEATVIS_SUBJECT = $(SUBJECT)
 export FEATVIS_IMAGES = $(IMAGES)
+export FEATVIS_BUDGET = $(BUDGET)
 
 BIN = .venv/bin
 READY = .venv/ready

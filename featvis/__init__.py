@@ -2,6 +2,7 @@
 
 from featvis import (
     agreement,
+    budget,
     engine,
     fooling,
     images,
@@ -22,6 +23,7 @@ from featvis.exemplars import Exemplars, exemplars
 from featvis.fooling import fool, silence, silent_units, train_gate
 from featvis.images import natural_images
 from featvis.linearity import linearity
+from featvis.notice import notice
 from featvis.path_result import PathSimilarity
 from featvis.paths import path_similarity
 from featvis.shelf import Shelf
@@ -45,6 +47,7 @@ __all__ = [
     "agreement",
     "atlas",
     "audit",
+    "budget",
     "engine",
     "exemplars",
     "fool",
@@ -54,6 +57,7 @@ __all__ = [
     "load",
     "matching",
     "natural_images",
+    "notice",
     "path_similarity",
     "plots",
     "plots_fooling",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featvis import sheets
+from featvis import budget, sheets
 from featvis.damage import adversarial, blurred, noise, recoloured, scrambled, unseen
 from featvis.exemplars import Exemplars, exemplars
 from featvis.images import NaturalImages
@@ -135,7 +135,7 @@ def controlled_paths(
 def some_logits(subject: Subject) -> list[str]:
     """All logits, or of a thousand a few."""
     units = subject.units(subject.blocks[-1])
-    return units[:: -(-len(units) // MOST)]
+    return budget.some(units[:: -(-len(units) // MOST)])
 
 
 def natural_controls(
