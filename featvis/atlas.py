@@ -141,10 +141,11 @@ def atlas(
 ) -> Atlas:
     """All units of `layers` (the subject's blocks by default): what stands on the shelf is taken from there.
 
-    Every layer is an entry of its own, so interrupted work goes on where it was. Under the quick budget some units of
-    each layer have to do.
+    Every layer is an entry of its own, so interrupted work goes on where it was. Under the quick budget some layers,
+    and a few units of each, have to do.
     """
-    layers = tuple(layers or subject.blocks)
+    *hidden, head = subject.blocks
+    layers = tuple(layers or (*budget.some(hidden, budget.LAYERS - 1), head))
     chosen = {layer: _chosen(subject, layer) for layer in layers}
     # A whole layer is asked for by its name.
     wanted = [unit for units in chosen.values() for unit in units] if budget.quick() else layers

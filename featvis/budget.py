@@ -16,9 +16,9 @@ from featvis.errors import FeatvisError
 
 BUDGET = "FEATVIS_BUDGET"
 QUICK = "quick"
-STEPS, SEEDS = 8, 5  # of gradient ascent, and of training
+STEPS, SEEDS = 4, 5  # of gradient ascent, and of training
 IMAGES = 204  # natural ones of a stream; a gate needs 200
-UNITS = 4  # of a hidden layer
+UNITS, LAYERS = 3, 4  # units of a hidden layer, and layers, where all would be drawn
 LOGITS = 10  # of a classifier with more
 CAPS: dict[str, int] = {  # by the name of the argument
     "ascent": STEPS,
@@ -37,7 +37,7 @@ CAPS: dict[str, int] = {  # by the name of the argument
     "test_seeds": 1,
     "train_seeds": 1,
     "train_steps": 2,
-    "units": 6,  # of an audit
+    "units": 4,  # of an audit
 }
 
 
