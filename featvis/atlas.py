@@ -144,6 +144,7 @@ def atlas(
     Every layer is an entry of its own, so interrupted work goes on where it was. Under the quick budget some layers,
     and a few units of each, have to do.
     """
+    seeds = budget.most(seeds, 1)
     *hidden, head = subject.blocks
     layers = tuple(layers or (*budget.some(hidden, budget.LAYERS - 1), head))
     chosen = {layer: _chosen(subject, layer) for layer in layers}
