@@ -1,12 +1,20 @@
 # Everything runs in .venv, which is made on first use. `make` alone lists what there is.
 SUBJECT ?= photonet
 IMAGES ?=
+WEIGHTS ?=
+BUDGET ?=
+WHOLE = book/_toc.yml
+TOC ?= $(WHOLE)
 PYTHON ?= python3
 TORCH_INDEX ?=
 PORT ?= 8000
 
 export FEATVIS_SUBJECT = $(SUBJECT)
-export FEATVIS_IMAGES = $(IMAGES)
+# A notebook runs in its own folder, so paths have to be absolute there.
+ABSOLUTE = $(shell [ -e "$(1)" ] && realpath "$(1)" || echo "$(1)")
+export FEATVIS_IMAGES := $(call ABSOLUTE,$(IMAGES))
+export FEATVIS_WEIGHTS := $(call ABSOLUTE,$(WEIGHTS))
+export FEATVIS_BUDGET = $(BUDGET)
 
 BIN = .venv/bin
 READY = .venv/ready
@@ -19,6 +27,8 @@ HAS_CHROMIUM = { command -v chromium || command -v google-chrome; } >/dev/null &
 help:  ## this list
 	@echo "make ..."; sed -n 's/^\([a-z]*\):.*## /  \1|/p' Makefile | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
 	@echo; echo "SUBJECT=googlenet IMAGES=/data/imagenet/val make book   the same book about another network"
+	@echo "SUBJECT=googlenet WEIGHTS=mine.pth make book             with weights of your own"
+	@echo "BUDGET=quick TOC=some.yml make book                     some chapters, in minutes, with numbers that mean nothing"
 	@echo "TORCH_INDEX=URL make book                               take torch from this package index (its CPU build)"
 
 $(READY): pyproject.toml constraints.txt
@@ -35,17 +45,19 @@ book: $(READY) _build/html/.done  ## build the book into _build/html
 SUM = find $(1) -type f ! -path '*/__pycache__/*' ! -path '*/.ipynb_checkpoints/*' -exec cksum {} + | LC_ALL=C sort
 _build/package.sum: FORCE
 	@mkdir -p _build
-	@{ echo "$(SUBJECT) $(IMAGES)"; $(call SUM,featvis results benchmarks/*.json constraints.txt); } > $@.new
+	@{ echo "$(SUBJECT) $(IMAGES) $(WEIGHTS) $(BUDGET)"; $(call SUM,featvis results $(FEATVIS_SHELF) benchmarks/*.json constraints.txt); } > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else rm -rf _build/.jupyter_cache && mv $@.new $@; fi
 _build/pages.sum: FORCE
 	@mkdir -p _build
-	@{ $(call SUM,book notebooks _config.yml CHANGELOG.md CITATION.cff); } > $@.new
+	@{ echo "$(TOC)"; $(call SUM,book notebooks $(TOC) _config.yml CHANGELOG.md CITATION.cff); } > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # Under -W a failed page would pass in the next, incremental run; so every build reads every page (--all).
+# A part of the book has links to pages that are not there, so only the whole one must build without a warning.
+STRICT = $(if $(filter $(WHOLE),$(TOC)),-nW --keep-going)
 _build/html/.done: $(READY) _build/package.sum _build/pages.sum
 	rm -rf _build/html
-	$(BIN)/jupyter-book build . --toc book/_toc.yml --all -nW --keep-going
+	$(BIN)/jupyter-book build . --toc $(TOC) --all $(STRICT)
 	@touch $@
 
 test: $(READY)  ## style, types, tests with coverage, the built page in Chromium

@@ -2,6 +2,7 @@
 
 from featvis import (
     agreement,
+    budget,
     engine,
     fooling,
     images,
@@ -23,6 +24,7 @@ from featvis.exemplars import Exemplars, exemplars
 from featvis.fooling import fool, silence, silent_units, train_gate
 from featvis.images import natural_images
 from featvis.linearity import linearity
+from featvis.notice import notice
 from featvis.path_result import PathSimilarity
 from featvis.paths import path_similarity
 from featvis.shelf import Shelf
@@ -46,6 +48,7 @@ __all__ = [
     "agreement",
     "atlas",
     "audit",
+    "budget",
     "engine",
     "exemplars",
     "fool",
@@ -55,6 +58,7 @@ __all__ = [
     "load",
     "matching",
     "natural_images",
+    "notice",
     "path_similarity",
     "plots",
     "plots_attacks",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featvis import sheets
+from featvis import budget, sheets
 from featvis.exemplars import Exemplars, exemplars
 from featvis.images import NaturalImages
 from featvis.shelf import RECIPES, Shelf, shelved
@@ -108,7 +108,7 @@ class Atlas:
             "units": len(rows),
             "max": {"sheet": self.sheets[f"max {layer}"][0], "seeds": len(high.seeds)},
             "min": {"sheet": self.sheets[f"min {layer}"][0], "seeds": len(low.seeds)},
-            "labels": list(self.subject.classes) if is_logit else None,
+            "labels": list(self.subject.classes[: len(rows)]) if is_logit else None,
             "rows": rows,
         }
 
@@ -141,10 +141,16 @@ def atlas(
 ) -> Atlas:
     """All units of `layers` (the subject's blocks by default): what stands on the shelf is taken from there.
 
-    Every layer is an entry of its own, so interrupted work goes on where it was.
+    Every layer is an entry of its own, so interrupted work goes on where it was. Under the quick budget some layers,
+    and a few units of each, have to do.
     """
-    layers = tuple(layers or subject.blocks)
-    best = exemplars(subject, natural, layers, k=k, progress=progress, shelf=shelf)
+    seeds = budget.most(seeds, 1)
+    *hidden, head = subject.blocks
+    layers = tuple(layers or (*budget.some(hidden, budget.LAYERS - 1), head))
+    chosen = {layer: _chosen(subject, layer) for layer in layers}
+    # A whole layer is asked for by its name.
+    wanted = [unit for units in chosen.values() for unit in units] if budget.quick() else layers
+    best = exemplars(subject, natural, wanted, k=k, progress=progress, shelf=shelf)
     by_layer = {layer: _part(best, layer) for layer in layers}
     shown = [(b.top_ids[:, :SHOWN_TOP], b.bottom_ids[:, :SHOWN_BOTTOM]) for b in by_layer.values()]
     ids = sorted({str(id) for pair in shown for part in pair for id in part.ravel() if id})
@@ -152,7 +158,7 @@ def atlas(
     minima: dict[str, Visualizations] = {}
     names: dict[str, list[str]] = {}
     for layer in tqdm(layers, desc=f"atlas {subject.name}", unit="layer", disable=not progress, leave=False):
-        units = subject.units(layer)
+        units = chosen[layer]
         for kind, store, options in (
             ("max", maxima, {"steps": steps, "seeds": seeds}),
             ("min", minima, {"steps": steps, "minimize": True}),
@@ -164,6 +170,13 @@ def atlas(
         _sheet(shelf, f"thumbs-{i}.webp", "thumbs", subject, natural, ids) for i in range(-(-len(ids) // PER_SHEET))
     ]
     return Atlas(subject, natural, maxima, minima, by_layer, names, tuple(ids), shelf.root)
+
+
+def _chosen(subject: Subject, layer: str) -> list[str]:
+    """All units of a layer, or the first ones that the budget allows, the examples of the logits among them."""
+    units = subject.units(layer)
+    shown = [units.index(unit) + 1 for unit in subject.examples()] if layer == subject.blocks[-1] else []
+    return units[: budget.most(len(units), max(budget.UNITS, *shown, 0))]
 
 
 def _sheet(shelf: Shelf, file: str, function: str, *given: Any, **options: Any) -> str:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featvis import sheets
+from featvis import budget, sheets
 from featvis.damage import adversarial, blurred, noise, recoloured, scrambled, unseen
 from featvis.exemplars import Exemplars, exemplars
 from featvis.images import NaturalImages
 from featvis.path_result import PathSimilarity
-from featvis.paths import PER_CLASS, SHOWN, Series, all_layers, class_images, path_similarity
+from featvis.paths import PER_CLASS, SHOWN, Series, all_layers, like_images, path_similarity
 from featvis.shelf import shelved
 from featvis.similarity import METRICS
 from featvis.subjects import Subject
@@ -135,7 +135,7 @@ def controlled_paths(
 def some_logits(subject: Subject) -> list[str]:
     """All logits, or of a thousand a few."""
     units = subject.units(subject.blocks[-1])
-    return units[:: -(-len(units) // MOST)]
+    return budget.some(units[:: -(-len(units) // MOST)])
 
 
 def natural_controls(
@@ -147,9 +147,9 @@ def natural_controls(
     extra: int,
 ) -> dict[str, Series]:
     """The controls that need no visualization: other natural images, and damaged ones."""
-    ids = [row[per_class:] for row in class_images(subject, natural, units, per_class + extra)]
+    ids = [row[per_class:] for row in like_images(subject, natural, units, per_class + extra)]
     images = torch.stack([torch.stack([natural.image(id) for id in row]) for row in ids])
-    elsewhere = class_images(subject, other, units, extra)
+    elsewhere = like_images(subject, other, units, extra)
     away = torch.stack([torch.stack([other.image(id) for id in row]) for row in elsewhere])
     flat, generator = images.flatten(0, 1), torch.Generator().manual_seed(0)
     towards = torch.tensor([subject.unit(unit).index for unit in units]).roll(-1).repeat_interleave(extra)

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from featvis import cifar, controls, hardened, manipulated  # noqa: F401  (which enter their recipes)
+from featvis import budget, cifar, controls, hardened, manipulated  # noqa: F401  (which enter their recipes)
 from featvis.fooling import train_gate
 from featvis.images import natural_images
 from featvis.matching import Plan, human_data
@@ -35,11 +35,12 @@ def compare(entry: Path, shelf: Shelf, scratch: Shelf, most_units: int | None = 
         return f"it belongs to other weights of {subject.name}"
     if not whole(entry, key):
         return "its files are not as they were written"
-    arguments = {name: _revive(value, subject, scratch) for name, value in key["arguments"].items()}
-    if most_units is not None and key["function"] == "render" and len(arguments["units"]) > most_units:
-        chosen = sorted(random.sample(range(len(arguments["units"])), most_units))
-        arguments["units"] = [arguments["units"][row] for row in chosen]
-    again = scratch.recall(recipe, subject, **arguments)
+    with budget.under(key.get("budget", "")):
+        arguments = {name: _revive(value, subject, scratch) for name, value in key["arguments"].items()}
+        if most_units is not None and key["function"] == "render" and len(arguments["units"]) > most_units:
+            chosen = sorted(random.sample(range(len(arguments["units"])), most_units))
+            arguments["units"] = [arguments["units"][row] for row in chosen]
+        again = scratch.recall(recipe, subject, **arguments)
     return recipe.result.load(entry).difference(again)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from featvis import damage, zoo
+from featvis import budget, damage, zoo
 from featvis.controls import rendered_paths
 from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
@@ -136,7 +136,7 @@ def hardened_paths(
 def _rates(subject: Subject, natural: NaturalImages) -> dict[str, float]:
     pixels, labels = in_memory(natural, progress=False)
     right = torch.cat([logits.argmax(1).cpu() for logits in subject.logits(pixels.float() / 255)]) == labels
-    some = torch.linspace(0, len(pixels) - 1, min(ATTACKED, len(pixels))).long()
+    some = torch.linspace(0, len(pixels) - 1, min(budget.most(ATTACKED, 40), len(pixels))).long()
     towards = (labels[some] + 1) % len(subject.classes)
     moved = damage.adversarial(subject, pixels[some].float() / 255, towards.to(subject.device))
     kept = torch.cat([logits.argmax(1).cpu() for logits in subject.logits(moved)]) == labels[some]

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from featvis import photographs
+from featvis import budget, photographs
 from featvis.errors import FeatvisError, listed
 
 Batch = tuple[Tensor, Tensor, list[str]]
@@ -334,11 +334,14 @@ def train_and_test(source: str | Path, size: int = 96) -> tuple[NaturalImages, N
     subfolders `train` and `val`, or else every other image.
     """
     if str(source) == "photos":
-        return PhotoCrops("train", 6800, size), PhotoCrops("heldout", 20_400, size)
+        return (
+            natural_images(source, split="train", n=6800, size=size),
+            natural_images(source, split="heldout", n=20_400, size=size),
+        )
     if str(source) in OWN or all((Path(source) / split).is_dir() for split in ("train", "val")):
         other = "heldout" if str(source) in OWN else "val"
         return natural_images(source, split="train", size=size), natural_images(source, split=other, size=size)
-    images = natural_images(source, size=size)
+    images = _stream_of(source, "heldout", 2 * budget.IMAGES if budget.quick() else None, size)
     return _Half(images, 0), _Half(images, 1)
 
 
@@ -360,16 +363,26 @@ def natural_images(
     `source` is "photos" (the embedded photographs), "cifar10" (see `featvis.cifar`) or "imagenette" (see
     `featvis.imagenette`), all with the splits "train" and "heldout", a folder of images (its subfolder named as the
     split is taken where there is one), or a torchvision data set. `n` limits the number of images (a fixed random
-    choice, the same every time), `size` is their side in pixels. With `workers`, so many processes read and decode the
-    batches of a folder ahead; the stream is the same.
+    choice, the same every time), and so does the quick budget; `size` is their side in pixels. With `workers`, so many
+    processes read and decode the batches of a folder ahead; the stream is the same.
     Raises FeatvisError for an unknown split, a folder that does not exist or one without a usable image.
     """
     if size < 1:
         raise FeatvisError(f"images of size {size} were asked for; at least 1 pixel is needed.")
     if workers < 0:
         raise FeatvisError(f"workers={workers} was given; valid are 0 (read in this process) and more.")
+    if budget.quick():
+        n = budget.IMAGES if n is None else min(n, budget.IMAGES)
     if not isinstance(source, (str, Path)):
         return DatasetImages(source, n, size)
+    images = _stream_of(source, split, n, size)
+    if isinstance(images, FolderImages):
+        images.workers = workers
+    return images
+
+
+def _stream_of(source: str | Path, split: str, n: int | None, size: int) -> NaturalImages:
+    """The stream of this name or folder, whatever the budget."""
     if str(source) == "photos":
         return PhotoCrops(split, n, size)
     if str(source) == "cifar10":
@@ -379,12 +392,9 @@ def natural_images(
     if str(source) == "imagenette":
         from featvis.imagenette import imagenette
 
-        images: FolderImages = imagenette(split, n, size)
-    else:
-        folder = Path(source) / split
-        images = FolderImages(folder if folder.is_dir() else source, n, size)
-    images.workers = workers
-    return images
+        return imagenette(split, n, size)
+    folder = Path(source) / split
+    return FolderImages(folder if folder.is_dir() else source, n, size)
 
 
 def _parse(id: str) -> tuple[str, tuple[int, int, int]]:

@@ -17,7 +17,7 @@ from featvis import sheets
 from featvis.damage import blurred, scrambled
 from featvis.images import NaturalImages
 from featvis.path_result import PathSimilarity
-from featvis.paths import class_images
+from featvis.paths import like_images
 from featvis.similarity import pairwise
 from featvis.subjects import Subject
 from featvis.visualize import Visualizations
@@ -38,7 +38,7 @@ def path_pairs(
 
     Similarities are Spearman's; the maps are of the `CHANNELS` channels that all six images excite most.
     """
-    ids = class_images(subject, natural, pictures.units, 12)
+    ids = like_images(subject, natural, pictures.units, 12)
     chosen = [(row[0], next((id for id in row[1:] if not natural.overlap(id, row[0])), row[1])) for row in ids]
     m = result.metrics.index("spearman")
     anchors = np.diagonal(result.like[m], axis1=1, axis2=2), result.like[m]

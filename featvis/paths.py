@@ -162,6 +162,17 @@ def class_images(subject: Subject, natural: NaturalImages, units: Sequence[str],
     return _of_classes(natural, labels, per_class)
 
 
+def like_images(subject: Subject, natural: NaturalImages, units: Sequence[str], count: int) -> list[list[str]]:
+    """The ids of `count` images of each logit's class or, where `natural` knows other classes, of its strongest ones.
+
+    In the order in which `path_similarity` takes them.
+    """
+    if _labels(subject, natural, [subject.unit(unit) for unit in units]) is not None:
+        return class_images(subject, natural, units, count)
+    best = exemplars(subject, natural, units, k=count, distinct=False, progress=False)
+    return [[str(id) for id in row] for row in best.top_ids]
+
+
 def _of_classes(natural: NaturalImages, labels: Sequence[int], per_class: int) -> list[list[str]]:
     """The ids of the first `per_class` images with each label."""
     ids: dict[int, list[str]] = {label: [] for label in labels}

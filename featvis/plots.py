@@ -154,10 +154,12 @@ def gaps(frame: pd.DataFrame, value: str = "ratio") -> Figure:
 
 
 def interval(values: np.ndarray, statistic: Callable = np.median) -> tuple[float, float, float]:
-    """(low, statistic, high): a 95 % percentile bootstrap over units."""
+    """(low, statistic, high): a 95 % percentile bootstrap over units; fewer than two values have no interval."""
     from scipy.stats import bootstrap
 
     values = np.asarray(values, float)
+    if len(values) < 2:
+        return np.nan, float(values.sum() if len(values) else np.nan), np.nan
     found = bootstrap((values,), statistic, method="percentile", n_resamples=2000, random_state=0).confidence_interval
     return float(found.low), float(statistic(values)), float(found.high)
 

@@ -197,11 +197,13 @@ def _short(name: str) -> str:
 
 def shown_targets(linear: Fooling, aligned: Fooling, names: Sequence[str]) -> Figure:
     """The targets (blue), and what the visualizations show with the linear filter and the aligned decoy (orange)."""
+    last = int(aligned.targets["step"].max())
+    early = min(32, last)  # ascent may have been shorter
     rows = {
         "target": (linear.pictures["targets"], NATURAL),
-        "linear filter\nstep 32": (linear.pictures["after 32"], VISUALIZATION),
-        "aligned decoy\nstep 32": (aligned.pictures["after 32"], VISUALIZATION),
-        "aligned decoy\nstep 128": (aligned.pictures["after 128"], VISUALIZATION),
+        f"linear filter\nstep {early}": (linear.pictures[f"after {early}"], VISUALIZATION),
+        f"aligned decoy\nstep {early}": (aligned.pictures[f"after {early}"], VISUALIZATION),
+        f"aligned decoy\nstep {last}": (aligned.pictures[f"after {last}"], VISUALIZATION),
     }
     with _style():
         side = min((WIDTH - 1.1) / len(names), 1.35)

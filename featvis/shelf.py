@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
+from featvis import budget
 from featvis.errors import FeatvisError, disk_errors
 
 RERENDER = "FEATVIS_RERENDER"
@@ -47,7 +48,8 @@ RECIPES: dict[str, Recipe] = {}  # by the name of the function
 class Recipe:
     """How a result is made: a version to raise when the same arguments mean another result, and what may differ.
 
-    Arguments in `free` (progress bars, batch sizes) do not decide about the result and are no part of its key.
+    Arguments in `free` (progress bars, batch sizes) do not decide about the result and are no part of its key. Under
+    the quick budget arguments are lowered first (see `featvis.budget`), and the key names the budget.
     """
 
     compute: Callable[..., Any]
@@ -55,10 +57,17 @@ class Recipe:
     result: type[Storable]
     free: tuple[str, ...]
 
-    def key(self, subject: Any, *given: Any, **options: Any) -> dict[str, Any]:
-        """What identifies an entry, as JSON writes it: all arguments, defaults included."""
+    def bound(self, subject: Any, *given: Any, **options: Any) -> inspect.BoundArguments:
+        """All arguments, defaults included, as the budget allows them."""
         bound = inspect.signature(self.compute).bind(subject, *given, **options)
         bound.apply_defaults()
+        if budget.quick():
+            bound.arguments.update(budget.lowered(bound.arguments))
+        return bound
+
+    def key(self, subject: Any, *given: Any, **options: Any) -> dict[str, Any]:
+        """What identifies an entry, as JSON writes it: all arguments, defaults included."""
+        bound = self.bound(subject, *given, **options)
         name_of_subject, *_ = bound.arguments
         key = {
             "subject": subject.name,
@@ -71,6 +80,8 @@ class Recipe:
                 if name not in self.free and name != name_of_subject
             },
         }
+        if budget.quick() and budget.CAPS.keys() & bound.arguments.keys():
+            key["budget"] = budget.QUICK  # parts of the result that are no arguments may be lowered, too
         return json.loads(json.dumps(key, sort_keys=True))
 
 
@@ -84,8 +95,11 @@ def shelved(
 
         @functools.wraps(compute)
         def call(subject: Any, *given: Any, shelf: Shelf | None = None, **options: Any) -> Result:
-            if shelf is None:
+            if shelf is None and not budget.quick():
                 return compute(subject, *given, **options)
+            if shelf is None:
+                bound = recipe.bound(subject, *given, **options)
+                return compute(*bound.args, **bound.kwargs)
             return shelf.recall(recipe, subject, *given, **options)
 
         RECIPES[compute.__name__] = call.recipe = recipe  # type: ignore[attr-defined]
@@ -109,7 +123,8 @@ class Shelf:
         folder = self.folder(key)
         if not os.environ.get(RERENDER) and whole(folder, key):
             return recipe.result.load(folder)
-        result = recipe.compute(subject, *given, **options)
+        bound = recipe.bound(subject, *given, **options)
+        result = recipe.compute(*bound.args, **bound.kwargs)
         self.put(folder, key, result)
         return result
 
@@ -174,6 +189,7 @@ def kept(function: Callable[..., Result], subject: Any, source: str, **arguments
         key = {name: value for name, value in json.loads(entry.read_text()).items() if name != "files"}
         given = key["arguments"]
         fits = key["fingerprint"] == subject.fingerprint and key["version"] == recipe.version
+        fits = fits and ("budget" not in key or budget.quick())
         fits = fits and any(isinstance(value, dict) and value.get("source") == source for value in given.values())
         if fits and wanted.items() <= given.items() and whole(entry.parent, key):
             return recipe.result.load(entry.parent)  # type: ignore[return-value]
@@ -212,10 +228,22 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def published() -> Shelf:
+    """The shelf that comes with the project, whatever FEATVIS_SHELF says; where there is none, the default one.
+
+    For what is known of the embedded networks, which no other subject and no budget changes.
+    """
+    return Shelf(_project_root() or _default_root())
+
+
 def _default_root() -> Path:
     if ROOT in os.environ:
         return Path(os.environ[ROOT])
+    return _project_root() or Path.cwd() / "results"
+
+
+def _project_root() -> Path | None:
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "results").is_dir() and (folder / "pyproject.toml").is_file():
             return folder / "results"
-    return Path.cwd() / "results"
+    return None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from featvis import budget
 from featvis.cut import Cut, capture, cut, first_tensor
 from featvis.errors import FeatvisError, listed, reason
 
@@ -69,11 +70,20 @@ class Subject:
     """A network with what is needed to study it.
 
     `network` maps preprocessed images (n, 3, h, w) to logits (n, classes). It is moved to `device` ("auto": CUDA
-    where there is one) and set to eval mode; nothing else about it is ever changed.
+    where there is one) and set to eval mode; nothing else about it is ever changed. `examples` are the logits, and
+    `late` the convolution, that are worth showing where one cannot show all.
     """
 
     def __init__(
-        self, name: str, network: nn.Module, preprocess: Preprocess, classes: Sequence[str] = (), device: str = "auto"
+        self,
+        name: str,
+        network: nn.Module,
+        preprocess: Preprocess,
+        classes: Sequence[str] = (),
+        device: str = "auto",
+        *,
+        examples: Sequence[int] = (),
+        late: str | None = None,
     ):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,6 +97,7 @@ class Subject:
                 f"the device {device!r} cannot be used here ({reason(error)}); give cpu, or leave it out."
             ) from error
         self.classes = tuple(classes)
+        self._examples, self._late = tuple(examples), late
         logits = list(self.layers.values())[-1]
         if self.classes and logits != (len(self.classes),):
             raise FeatvisError(f"{name} ends in {logits} outputs, but {len(self.classes)} class names were given.")
@@ -149,6 +160,29 @@ class Subject:
     def units(self, layer: str) -> list[str]:
         """All units of a layer: ["fc:0", "fc:1", ...]."""
         return [f"{layer}:{i}" for i in range(self.channels(layer))]
+
+    def examples(self, n: int = 5) -> list[str]:
+        """Logits to show where one cannot show all: those that the network came with, or n spread over all."""
+        head = self.blocks[-1]
+        every = self.units(head)
+        if self._examples:
+            return [every[i] for i in self._examples]
+        if budget.quick():
+            every = every[:n]  # the atlas has the first ones
+        n = min(n, len(every))
+        return [every[i * len(every) // n] for i in range(n)]
+
+    @property
+    def late_convolution(self) -> str:
+        """The convolution whose units are silenced where one is to be chosen: by default the last of 3 x 3.
+
+        Raises FeatvisError for a network without such a convolution.
+        """
+        modules = self.network.named_modules()
+        square = [name for name, m in modules if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+        if not (self._late or square):
+            raise FeatvisError(f"{self.name} has no convolution of 3 x 3; silent units need one.")
+        return self._late or square[-1]
 
     def unit(self, text: str | Unit) -> Unit:
         """The unit that "inception4b:17" or, for a logit, "fc:coins" names. Raises FeatvisError for any other text."""

@@ -28,6 +28,10 @@ _NETWORKS: dict[str, tuple[Any, type[nn.Module], Sequence[str]]] = {
     "cifarnet": (cifarnet, cifarnet.CifarNet, cifar.CLASSES),
 }
 EMBEDDED = tuple(_NETWORKS)
+_SHOWN: dict[str, dict[str, Any]] = {  # what a chapter shows of an embedded network
+    "photonet": {"examples": (1, 2, 12, 14, 16), "late": "inception5b.branch2.1"},
+    "cifarnet": {"late": "layer4.0.conv2"},
+}
 
 
 class Manipulation(NamedTuple):
@@ -135,7 +139,7 @@ def _embedded(which: str, weights: str | Path | None, device: str, name: str | N
         file = module.WEIGHTS if weights is None else weights
         fit(network, read_weights(file), str(file))
     preprocess = Preprocess((module.SIZE, module.SIZE), module.MEAN, module.STD)
-    return Subject(name or which, network, preprocess, classes, device)
+    return Subject(name or which, network, preprocess, classes, device, **_SHOWN[which])
 
 
 def _from_torchvision(builder: str, weights: str | Path | None, device: str, name: str | None) -> Subject:

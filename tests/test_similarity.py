@@ -21,7 +21,7 @@ from featvis.controls import rendered_paths
 from featvis.errors import FeatvisError
 from featvis.images import _Stream
 from featvis.path_result import PathSimilarity
-from featvis.paths import Series, all_layers, class_images, path_layers, path_similarity
+from featvis.paths import Series, all_layers, class_images, like_images, path_layers, path_similarity
 from featvis.shelf import kept
 from featvis.similarity import Item, pair_sums, pairwise, ranks
 from tests.small import small_images, small_subject
@@ -632,6 +632,17 @@ def test_images_of_other_classes_come_from_all_of_them():
         for image, id in zip(foreign.images[group], row, strict=True):
             torch.testing.assert_close(image, natural.image(id))
     assert all(len(series.images) == 17 for series in found.values())
+
+
+def test_controls_of_unknown_classes_are_made_from_what_excites_a_logit():
+    subject, natural = small_subject(), small_images(51)  # 17 classes, but the subject has 4 others
+    other = fv.natural_images("photos", split="train", n=51, size=32)
+    options = {"seeds": 1, "few": 1, "steps": 1, "per_class": 5, "extra": 3, "progress": False}
+    found = controls.controlled_paths(subject, natural, other, **options)
+    assert found.paths.same == "exemplars"
+    assert set(found.paths.series) == set(controls.KINDS)
+    best = fv.exemplars(subject, natural, subject.units("fc"), k=8, distinct=False, progress=False)
+    assert like_images(subject, natural, subject.units("fc"), 8) == best.top_ids.tolist()
 
 
 def test_controlled_paths_have_every_series(tmp_path):

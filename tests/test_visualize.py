@@ -27,6 +27,7 @@ from featvis.visualize import (
 from featvis.visualize.ascent import generator_for
 from featvis.visualize.objectives import unit_means
 from featvis.visualize.parameterizations import colour_matrix, recolour
+from tests.small import small_subject
 
 
 class Tiny(nn.Module):
@@ -464,3 +465,14 @@ def test_other_errors_of_the_network_are_not_taken_for_it(subject: fv.Subject, s
     with pytest.raises(RuntimeError, match="shapes cannot"):
         render(subject, ["fc:0", "fc:1"], steps=2)
     assert sizes == [2]
+
+
+def test_pictures_that_are_asked_to_differ(tmp_path):
+    subject, shelf = small_subject(), fv.Shelf(tmp_path)
+    made = fv.visualize.diverse(subject, "conv2:3", seeds=3, steps=4, progress=False, shelf=shelf)
+    goal = fv.visualize.channel("conv2:3") + 4 * fv.visualize.diversity("conv2")
+    plain = fv.render(subject, goal, seeds=3, steps=4, progress=False)
+    assert made.activation == pytest.approx(plain.activation)
+    assert made.images.shape == (1, 3, 3, 32, 32)
+    with pytest.raises(fv.FeatvisError, match="conv2 has units 0 to 7"):
+        fv.visualize.diverse(subject, "conv2:8")

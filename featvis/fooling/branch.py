@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featvis import zoo
+from featvis import budget, zoo
 from featvis.errors import FeatvisError, listed
 from featvis.subjects import Subject
 
@@ -98,7 +98,7 @@ def with_branch(subject: Subject, layer: str) -> Subject:
 def channels_of(subject: Subject, layer: str, units: str | Sequence[str]) -> Tensor:
     """The indices of units of `layer`, or of "all". Raises FeatvisError for units of other layers, and for none."""
     every = subject.units(layer)
-    chosen = every if units == "all" else [units] if isinstance(units, str) else list(units)
+    chosen = budget.some(every) if units == "all" else [units] if isinstance(units, str) else list(units)
     found = [subject.unit(name) for name in chosen]
     if not found or any(one.layer != layer for one in found):
         raise FeatvisError(f"{listed(chosen, 3) or 'no unit'} was given; name units of {layer}, {every[0]} and so on.")

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featvis import zoo
+from featvis import budget, zoo
 from featvis.errors import FeatvisError, listed
 from featvis.fooling.decoys import PICTURES, Permutation, Pictures, check_targets, permutation
 from featvis.fooling.gate import Gate, TrainedGate, revived
@@ -149,8 +149,9 @@ def fool(
         targets = check_targets(decoy)
     else:
         order = permutation(subject, layer, decoy).to(subject.device)
-    some = units[:: max(1, len(units) // 40)]
-    shown = render(subject, some, steps=SHOWN[-1], snapshots=SHOWN, progress=progress).snapshots.values()
+    some = budget.some(units[:: max(1, len(units) // 40)])
+    steps = budget.within(SHOWN)
+    shown = render(subject, some, steps=steps[-1], snapshots=steps, progress=progress).snapshots.values()
     f_natural, d_natural = _ranges(subject, layer, order, _first(natural, CALIBRATION))
     f_shown, d_shown = _ranges(subject, layer, order, (part.flatten(0, 1) for part in shown))
     module: nn.Module | None = order

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featvis import budget
+
 SHARP = 10.0  # of the smooth maximum over images, in standard deviations of their responses
 OWN, DECOY = 4.0, 10.0  # how far beyond every natural image, in the same unit, responses are pulled
 WEIGHT = 2.0  # of the unit's own ascents beside the decoy: a filter that stays asleep shows no decoy
@@ -143,6 +145,7 @@ def _descended(
     standard deviation of those: (channels,) each. The maximum is taken over the images that respond most, which are
     chosen anew every so often; others are no danger, and cost time.
     """
+    iterations = budget.most(iterations, budget.STEPS)
     free = start.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=RATE * float(norms(start).mean()))
     for step in range(iterations):

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from featvis import budget
 from featvis.errors import FeatvisError
 from featvis.fooling.samples import Trajectories, log_spaced, trajectories
 from featvis.images import NaturalImages
@@ -182,7 +183,7 @@ def train_gate(
     units = subject.units(logits)
     if len(units) < 4:
         raise FeatvisError(f"{subject.name} has {len(units)} logits; a gate needs 2 to train and 2 to test with.")
-    units = units[:: max(1, len(units) // 40)]  # of a thousand classes, forty say enough
+    units = budget.some(units[:: max(1, len(units) // 40)])  # of a thousand classes, forty say enough
     layers = layers[2:] or layers  # the first ones draw plain stripes
     inner = [unit for layer in layers for unit in _spread(subject.units(layer), hidden)]
     places: dict[str, Path | None] = dict.fromkeys(("train", "hidden", "test"))
@@ -191,7 +192,7 @@ def train_gate(
         for name in places:
             places[name] = folder / name
             (folder / name).mkdir(parents=True, exist_ok=True)
-    snapshots = (*EARLY, *log_spaced())
+    snapshots = budget.within((*EARLY, *log_spaced()))
 
     def climbed(which: Sequence[str], seeds: Sequence[int], name: str) -> Trajectories:
         return trajectories(subject, which, seeds, snapshots, folder=places[name], progress=progress)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from featvis import sheets
+from featvis import budget, sheets
 from featvis.fooling.circuit import Levels, circuit_of, fool, layer_of, taken_apart
 from featvis.fooling.decoys import Permutation
 from featvis.fooling.gate import TrainedGate
@@ -201,7 +201,9 @@ def fooling(
     if isinstance(decoy, Tensor):
         shown = decoy[None] if decoy.dim() == 3 else decoy
         count = min(len(shown), len(units))
-        climbed = render(fooled, units[:count], seeds=seeds, steps=128, snapshots=TARGET_STEPS, progress=progress)
+        climbed = render(
+            fooled, units[:count], seeds=seeds, steps=128, snapshots=budget.within(TARGET_STEPS), progress=progress
+        )
         targets = _against(fooled, shown[:count], climbed.snapshots)
         pictures["targets"] = shown[:count]
         pictures |= {f"after {step}": images[:, 0] for step, images in climbed.snapshots.items()}

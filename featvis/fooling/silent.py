@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from featvis import budget
 from featvis.cut import capture
 from featvis.errors import FeatvisError, listed
 from featvis.fooling import filters
@@ -169,11 +170,13 @@ def ingredients(
 
     each = entering([torch.zeros(1, 3, *subject.preprocess.size)]).nbytes
     some, own, originals = entering(_spread(natural, FITTED // each)), torch.zeros(0), torch.zeros(0)
-    options: dict[str, Any] = {"steps": STEPS, "snapshots": SNAPSHOTS, "progress": progress}
+    steps = budget.most(STEPS, budget.STEPS)
+    snapshots = tuple(step * steps // STEPS for step in SNAPSHOTS)
+    options: dict[str, Any] = {"steps": steps, "snapshots": snapshots, "progress": progress}
     if fitted or decoy is None:
         names = [f"{layer}:{i}" for i in channels.tolist()]
         ascents = render(subject, names, seeds=range(FIRST_SEED, FIRST_SEED + OWN_SEEDS), **options).snapshots
-        originals = ascents[STEPS][:, 0]
+        originals = ascents[steps][:, 0]
         passed = [entering(i.flatten(0, 1).split(64)).unflatten(0, i.shape[:2]) for i in ascents.values()]
         own = torch.cat(passed, 1)
     if decoy is None:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from featvis import sheets
+from featvis import budget, sheets
 from featvis.fooling.silence_measures import judge, reached
 from featvis.fooling.silence_report import check_fresh
 from featvis.fooling.silent import (
@@ -110,7 +110,7 @@ def strengths(
     parts = ingredients(subject, natural, layer, decoy, units, progress=progress)
     names = [f"{layer}:{i}" for i in parts.channels.tolist()]
     every = render(subject, subject.units(layer), steps=STEPS, seeds=[FIRST_SEED], progress=progress).images[:, 0]
-    kinds = [("bridge", strength) for strength in GRID] + [("patch", strength) for strength in GRID]
+    kinds = [(direction, strength) for direction in ("bridge", "patch") for strength in _tried(GRID, STRENGTH)]
     made = [parts.filters(direction, strength, 1.0) for direction, strength in kinds]
     known, fresh = (natural_peaks(parts, images, made, progress) for images in (natural, test))
     rows, histograms, originals, pictures = [], [], [], []
@@ -182,5 +182,10 @@ def _ways(direction: str, strength: float) -> list[tuple[float, float]]:
     """(factor, margin) to try with a strength."""
     if direction == "patch":
         return [(FACTOR, MARGIN)]
-    grid = [(FACTOR, margin) for margin in MARGINS]
-    return grid + [(factor, MARGIN) for factor in FACTORS] if strength == STRENGTH else grid
+    grid = [(FACTOR, margin) for margin in _tried(MARGINS, MARGIN)]
+    return grid + [(factor, MARGIN) for factor in _tried(FACTORS, FACTOR)] if strength == STRENGTH else grid
+
+
+def _tried(values: Sequence[float], usual: float) -> tuple[float, ...]:
+    """The values to try, under the quick budget the first and the usual one."""
+    return tuple(value for value in values if not budget.quick() or value in (values[0], usual))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from featvis import budget
 from featvis.errors import FeatvisError
 from featvis.exemplars import ROUNDING
 from featvis.images import NaturalImages, PhotoCrops, natural_images
@@ -127,6 +128,9 @@ def gather(
     are for practice. Visualizations are made when they are first needed; on the shelf `pictures`, interrupted work
     goes on. Raises FeatvisError if there are too few units.
     """
+    units, seeds, steps, spare = (
+        budget.most(value, cap) for value, cap in ((units, 6), (seeds, budget.SEEDS), (steps, budget.STEPS), (spare, 2))
+    )
     drawn = {
         depth: draw(subject, layers, min(2 * (units + spare), sum(subject.channels(layer) for layer in layers)), seed)
         for depth, layers in depths(subject).items()
@@ -183,7 +187,7 @@ def mixtures(
 
     Natural images are ranked by the sum, and the visualization maximizes it, so what is mixed is known.
     """
-    pairs = []
+    pairs, seeds = [], budget.most(seeds, budget.SEEDS)
     for depth in DEPTHS:
         part = base.of(depth)[: 2 * each]
         pairs += [(depth, *pair) for pair in zip(part[::2], part[1::2], strict=False)]

@@ -2,6 +2,7 @@
 
 from featvis.visualize.accentuate import accentuate, accentuation, balance
 from featvis.visualize.ascent import StopRender
+from featvis.visualize.diverse import diverse
 from featvis.visualize.match import match_activations, matching
 from featvis.visualize.objectives import (
     Objective,
@@ -35,6 +36,7 @@ __all__ = [
     "balance",
     "channel",
     "direction",
+    "diverse",
     "diversity",
     "l2",
     "logit",
