@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -108,30 +109,41 @@ def attacks(pictures: Mapping[str, Tensor], most: int = 3) -> Figure:
     return figure
 
 
-def trade_offs(cases: pd.DataFrame, units: int) -> Figure:
-    """What an attack costs and what it gains, as its weight rises: a curve for each attack of several strengths.
+def trade_offs(natural: pd.DataFrame, units: int) -> Figure:
+    """What an attack gains (above) and costs (below) as its weight rises, for each attack of several strengths.
 
-    cases  `audit.detection.verdicts` of one network; `units` attacked in each
+    natural  rows of `audit.study.Trials.natural`, of one network; `units` attacked in each. Bars are 95 % Wilson
+             intervals, which take units and images for independent
     """
-    colours = [VISUALIZATION, NATURAL, "#2f7d4f", "#6d3fa8"]
-    several = cases[cases.groupby("attack")["strength"].transform("nunique") > 1]
+    several = natural[natural.groupby("attack")["strength"].transform("nunique") > 1]
+    parts = list(several.groupby("attack", sort=False))
     with _style():
-        figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
-        ax.plot(0, 0, "s", color=INK, ms=6)
-        ax.annotate("no attack", (0, 0), xytext=(6, 6), textcoords="offset points", fontsize=8.5)
-        for colour, (attack, part) in zip(colours, several.groupby("attack", sort=False), strict=False):
+        options: dict[str, Any] = {"sharex": "col", "sharey": "row", "squeeze": False}
+        figure, axes = plt.subplots(2, len(parts), figsize=(WIDTH, 3.8), **options)
+        for (top, bottom), (attack, part) in zip(axes.T, parts, strict=True):
             rows = part.sort_values("strength")
-            x, y = 100 * (1 - rows["same"].to_numpy()), rows["shown"].to_numpy()
-            bounds = [binomtest(round(v * units), units).proportion_ci(method="wilson") for v in y]
-            ax.vlines(x, [b.low for b in bounds], [b.high for b in bounds], color=colour, lw=0.9)
-            ax.plot(x, y, "o-", color=colour, ms=5, lw=1.6, label=attack)
-            for a, b, strength in zip(x, y, rows["strength"], strict=True):
-                ax.annotate(f"{strength:g}", (a, b), (5, -11), textcoords="offset points", color=colour, fontsize=8)
-        ax.set_xlabel("natural images whose top class changed, %")
-        ax.set_ylabel("units whose picture\nchanged class")
-        ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-        ax.set_ylim(-0.05, 1.05)
-        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+            changed = rows["images"] - rows["same"]
+            for ax, hits, of, colour in (
+                (top, rows["shown"] * units, [units] * len(rows), VISUALIZATION),
+                (bottom, changed, rows["images"], NATURAL),
+            ):
+                x, counts = rows["strength"].to_numpy(), list(zip(hits.round().astype(int), of, strict=True))
+                bounds = [binomtest(hit, n).proportion_ci(method="wilson") for hit, n in counts]
+                ax.vlines(x, [b.low for b in bounds], [b.high for b in bounds], color=colour, lw=1.2)
+                ax.plot(x, [hit / n for hit, n in counts], "o-", color=colour, ms=5, lw=1.6)
+                ax.set_xscale("log")
+                ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+                ax.grid(axis="y", lw=0.4)
+            top.set_title(attack, fontsize=10)
+            top.set_ylim(-0.05, 1.05)
+            bottom.set_ylim(bottom=0)
+            bottom.set_xticks(x, [f"{v:g}" for v in x])
+            bottom.minorticks_off()
+            bottom.set_xlim(x[0] / 2, x[-1] * 2)
+        axes[1, len(parts) // 2].set_xlabel("weight of the attack, α")
+        axes[0, 0].set_ylabel("gain: units with\nanother picture", color=VISUALIZATION)
+        axes[1, 0].set_ylabel("cost: images with\nanother answer", color=NATURAL)
+        figure.align_ylabels(axes[:, 0])
         figure.tight_layout(pad=0.6)
     return figure
 

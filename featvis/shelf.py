@@ -237,7 +237,7 @@ def published() -> Shelf:
 
 
 def _default_root() -> Path:
-    if ROOT in os.environ:
+    if os.environ.get(ROOT):  # an empty one is none
         return Path(os.environ[ROOT])
     return _project_root() or Path.cwd() / "results"
 

@@ -63,18 +63,20 @@ def test_every_attack_has_a_row_and_the_first_says_what_the_columns_are():
     assert {"push", "silent,\nadapted"} <= set(texts(figure))
 
 
-def test_only_attacks_of_several_strengths_are_curves():
-    cases = pd.DataFrame(
+def test_only_attacks_of_several_strengths_are_curves_of_gain_and_cost():
+    natural = pd.DataFrame(
         [
-            {"attack": "push", "strength": 0.3, "same": 0.99, "shown": 5 / 9},
-            {"attack": "push", "strength": 0.7, "same": 0.9, "shown": 1.0},
-            {"attack": "circuit", "strength": 1.0, "same": 0.99, "shown": 1.0},
+            {"attack": "push", "strength": 0.7, "same": 900, "images": 1000, "shown": 1.0},
+            {"attack": "push", "strength": 0.3, "same": 990, "images": 1000, "shown": 5 / 9},
+            {"attack": "circuit", "strength": 1.0, "same": 990, "images": 1000, "shown": 1.0},
         ]
     )
-    figure = draw.trade_offs(cases, units=9)
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == ["push"]
-    assert {"0.3", "0.7", "no attack"} <= set(texts(figure))
+    figure = draw.trade_offs(natural, units=9)
+    gain, cost = figure.axes
+    assert gain.get_title() == "push"
+    assert [label.get_text() for label in cost.get_xticklabels()] == ["0.3", "0.7"]
+    assert gain.lines[0].get_ydata() == pytest.approx([5 / 9, 1.0])
+    assert cost.lines[0].get_ydata() == pytest.approx([0.01, 0.1])
 
 
 def test_remedies_are_shares_of_pictures():

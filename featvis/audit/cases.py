@@ -34,9 +34,9 @@ ATTACKS = (
     Attack("circuit, permuted", "margin of the levels", (1.0,), False),
     Attack("circuit, images", "margin of the levels", (1.0,), False),
     Attack("silent units", "size of the silent filters", (FACTOR,), True),
-    Attack("slingshot", "weight of the attack", (0.1, 0.3), True),
-    Attack("push", "weight of the attack", (0.3, 0.7), True),
-    Attack("prox pulse", "weight of the attack", (0.3, 0.7), True),
+    Attack("slingshot", "weight of the attack", (0.1, 0.3, 0.5), True),
+    Attack("push", "weight of the attack", (0.003, 0.03, 0.3), True),
+    Attack("prox pulse", "weight of the attack", (0.003, 0.03, 0.3), True),
     Attack("silent, adapted", "size of the silent filters", (0.0,), True),
 )
 

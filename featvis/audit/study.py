@@ -53,6 +53,7 @@ HONEST = "no attack"  # "none" would be read as a missing value
 CONTROLS = (Attack("none, logits", "", (0.0,), False), Attack("none, hidden units", "", (0.0,), True))
 KEPT = 3  # units whose pictures are kept for each attack
 SAMPLE = 7  # seed of the sample of units
+MADE = 2  # to be raised when the attacks change: parts and results that were made before are not used again
 
 
 def case_name(network: str, attack: str, strength: float) -> str:
@@ -120,7 +121,7 @@ class Trials:
         )
 
 
-@shelved(version(), Trials, free=("folder", "progress"))
+@shelved(version() + MADE, Trials, free=("folder", "progress"))
 def trials(
     subject: Subject,
     natural: NaturalImages,
@@ -140,7 +141,8 @@ def trials(
     """
     calibration = Calibration.read()
     others = [(name, seed) for name, seed in others]
-    key = hashlib.sha256(repr((subject.fingerprint, natural.recipe, heldout.recipe, gate.recipe)).encode()).hexdigest()
+    made_of = (MADE, version(), subject.fingerprint, natural.recipe, heldout.recipe, gate.recipe)
+    key = hashlib.sha256(repr(made_of).encode()).hexdigest()
     place = folder / f"trials-{key[:12]}"
     place.mkdir(parents=True, exist_ok=True)
     every = [subject, *(sibling(*one, folder) for one in dict.fromkeys([*TESTED, *others]))]
