@@ -29,15 +29,20 @@ def measure(units: int, images: int, steps: int = STEPS) -> list[dict]:
     watch = _Watch()
     gather(subject, natural, chosen, steps=steps, tick=watch.begin)
     watch.stop()
-    rows = [
-        {"part": part, "seconds": own, "forward": forward, "backward": backward}
-        for part, (own, forward, backward) in watch.parts.items()
+    first, second, third = (sum(times) for times in zip(*watch.parts.values(), strict=True))
+    return [
+        {
+            "part": part,
+            "seconds": own,
+            "forward": forward,
+            "backward": backward,
+            "share_of_passes": (forward + backward) / own,
+            "units": units,
+            "images": images,
+            "steps": steps,
+        }
+        for part, (own, forward, backward) in (watch.parts | {"all": (first, second, third)}).items()
     ]
-    rows.append({"part": "all"} | {key: sum(row[key] for row in rows) for key in ("seconds", "forward", "backward")})
-    for row in rows:
-        row["share_of_passes"] = (row["forward"] + row["backward"]) / row["seconds"]
-        row |= {"units": units, "images": images, "steps": steps}
-    return rows
 
 
 class _Watch:

@@ -176,5 +176,5 @@ def measure(rounds: int, steps: int, precisions: tuple[str, ...]) -> list[dict]:
 
 def _ratio(middle: dict[tuple[str, int, str], float], key: tuple[str, int, str], other: str) -> float:
     """How many times as long featvis takes as another loop at the same batch; nothing for the others."""
-    name, *rest = key
-    return middle[key] / middle.get((other, *rest), float("nan")) if name == "featvis" else float("nan")
+    name, batch, precision = key
+    return middle[key] / middle.get((other, batch, precision), float("nan")) if name == "featvis" else float("nan")
