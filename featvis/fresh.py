@@ -37,9 +37,10 @@ def compare(entry: Path, shelf: Shelf, scratch: Shelf, most_units: int | None = 
         return "its files are not as they were written"
     with budget.under(key.get("budget", "")):
         arguments = {name: _revive(value, subject, scratch) for name, value in key["arguments"].items()}
-        if most_units is not None and key["function"] == "render" and len(arguments["units"]) > most_units:
-            chosen = sorted(random.sample(range(len(arguments["units"])), most_units))
-            arguments["units"] = [arguments["units"][row] for row in chosen]
+        units = arguments.get("units")  # one unit may stand there by itself, as text
+        if most_units is not None and key["function"] == "render" and isinstance(units, list):
+            rows = sorted(random.sample(range(len(units)), min(most_units, len(units))))
+            arguments["units"] = [units[row] for row in rows]
         again = scratch.recall(recipe, subject, **arguments)
     return recipe.result.load(entry).difference(again)
 

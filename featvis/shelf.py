@@ -180,12 +180,15 @@ def on_shelf(function: Callable[..., Result], subject: Any, *given: Any, **optio
 def kept(function: Callable[..., Result], subject: Any, source: str, **arguments: Any) -> Result | None:
     """A finished result made from images of `source` with these arguments, without having the images at hand.
 
-    For data sets that are not part of the project: what was found on them stands on the default shelf, and the key of
-    an entry could not be computed without them. None if there is no such result, or it is not whole.
+    For data sets that are not part of the project: what was found on them stands on the default shelf or on the one that
+    comes with the project, and the key of an entry could not be computed without them. None if there is no such result,
+    or it is not whole.
     """
     recipe: Recipe = function.recipe  # type: ignore[attr-defined]
     wanted = {name: plain(value) for name, value in arguments.items()}
-    for entry in sorted(Shelf().root.glob(f"{subject.name}/{recipe.compute.__name__}-*/entry.json")):
+    roots = dict.fromkeys([Shelf().root, published().root])
+    names = f"{subject.name}/{recipe.compute.__name__}-*/entry.json"
+    for entry in (entry for root in roots for entry in sorted(root.glob(names))):
         key = {name: value for name, value in json.loads(entry.read_text()).items() if name != "files"}
         given = key["arguments"]
         fits = key["fingerprint"] == subject.fingerprint and key["version"] == recipe.version

@@ -120,6 +120,17 @@ def test_a_result_is_found_without_its_images(tmp_path, monkeypatch):
     assert kept(fv.exemplars, subject, "photos") is None
 
 
+def test_what_comes_with_the_project_is_found_from_any_shelf(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATVIS_SHELF", str(tmp_path))
+    assert kept(fv.linearity, fv.load("cifarnet"), "cifar10") is not None
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_shelf_variable_is_none(monkeypatch):
+    monkeypatch.setenv("FEATVIS_SHELF", "")
+    assert Shelf().root == ROOT / "results"
+
+
 def test_a_failed_save_leaves_nothing(tmp_path, counted, monkeypatch):
     shelf, subject = Shelf(tmp_path), small_subject()
 
@@ -208,6 +219,14 @@ def test_a_random_entry_comes_out_the_same(tmp_path, capsys):
         fresh.main(arguments)
     finally:
         print(capsys.readouterr().out)
+
+
+def test_fresh_compares_an_entry_of_one_unit(tmp_path, monkeypatch):
+    subject = small_subject()
+    shelf = Shelf(tmp_path / "shelf")
+    monkeypatch.setattr(fresh, "load", lambda name: subject)
+    fv.render(subject, subject.units("fc")[0], steps=3, progress=False, shelf=shelf)
+    assert fresh.compare(entry_of(shelf), shelf, Shelf(tmp_path / "some"), 2) == ""
 
 
 def test_fresh_sees_a_difference(tmp_path, monkeypatch):
