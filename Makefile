@@ -15,6 +15,9 @@ ABSOLUTE = $(shell [ -e "$(1)" ] && realpath "$(1)" || echo "$(1)")
 export FEATVIS_IMAGES := $(call ABSOLUTE,$(IMAGES))
 export FEATVIS_WEIGHTS := $(call ABSOLUTE,$(WEIGHTS))
 export FEATVIS_BUDGET = $(BUDGET)
+ifneq ($(FEATVIS_SHELF),)
+export FEATVIS_SHELF := $(abspath $(FEATVIS_SHELF))
+endif
 
 BIN = .venv/bin
 READY = .venv/ready
@@ -45,7 +48,7 @@ book: $(READY) _build/html/.done  ## build the book into _build/html
 SUM = find $(1) -type f ! -path '*/__pycache__/*' ! -path '*/.ipynb_checkpoints/*' -exec cksum {} + | LC_ALL=C sort
 _build/package.sum: FORCE
 	@mkdir -p _build
-	@{ echo "$(SUBJECT) $(IMAGES) $(WEIGHTS) $(BUDGET)"; $(call SUM,featvis results $(FEATVIS_SHELF) benchmarks/*.json constraints.txt); } > $@.new
+	@{ echo "$(SUBJECT) $(IMAGES) $(WEIGHTS) $(BUDGET)"; $(call SUM,featvis results $(FEATVIS_WEIGHTS) $(FEATVIS_SHELF) benchmarks/*.json constraints.txt); } > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else rm -rf _build/.jupyter_cache && mv $@.new $@; fi
 _build/pages.sum: FORCE
 	@mkdir -p _build

@@ -99,7 +99,7 @@ class _Reached(Exception):
 
 def by_hand(subject: Subject, layer: str, batch: int) -> Run:
     """The same parts without featvis: spectrum, colours, jitter, scale and rotation, the network as it is, Adam."""
-    network = copy.deepcopy(subject.network)
+    network = copy.deepcopy(subject.network).requires_grad_(False)
     channels = torch.tensor([int(unit.rpartition(":")[2]) for unit in units_of(subject, layer, batch)])
     mean, std = (torch.tensor(part).view(3, 1, 1) for part in (subject.preprocess.mean, subject.preprocess.std))
     colours = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])

@@ -6,6 +6,7 @@ from html import escape
 
 from featvis import budget
 from featvis.subjects import Subject
+from featvis.zoo import load
 
 WRITTEN_ABOUT = "photonet"
 ADMONITION = '<div class="admonition {kind}"><p class="admonition-title">{title}</p><p>{text}</p></div>'
@@ -14,17 +15,19 @@ ADMONITION = '<div class="admonition {kind}"><p class="admonition-title">{title}
 def notices(subject: Subject) -> list[tuple[str, str, str]]:
     """(kind, title, text) of what is to be said; nothing for the network that the book was written about, in full."""
     found = []
-    if subject.name != WRITTEN_ABOUT:
+    if subject.fingerprint != load(WRITTEN_ABOUT).fingerprint:
+        other = f"other weights of {subject.name}" if subject.name == WRITTEN_ABOUT else subject.name
         text = (
-            f"Figures, tables and sentences with numbers are computed for {subject.name}. The rest of the text was "
-            "written about PhotoNet: what it says of particular classes, photographs and pictures need not hold here."
+            f"Figures, tables and sentences with numbers are computed for {subject.name}, unless they name another "
+            "network. The rest of the text was written about PhotoNet: what it says of particular classes, photographs "
+            "and pictures need not hold here."
         )
-        found.append(("note", f"This page is about {subject.name}", text))
+        found.append(("note", f"This page is about {other}", text))
     if budget.quick():
         text = (
-            f"At most {budget.STEPS} steps of ascent or training, {budget.SEEDS} seeds, {budget.IMAGES} natural images "
-            f"and {budget.UNITS} units of a hidden layer: this shows that everything runs. Its numbers and pictures "
-            "say nothing; build the page without BUDGET=quick before you believe any of them."
+            f"At most {budget.IMAGES} natural images of a kind, and few steps, seeds and units: this shows that "
+            "everything runs. What was computed for this page says nothing; build it without BUDGET=quick before you "
+            "believe any number or picture. Only what is said of another network by name was found in full."
         )
         found.append(("warning", "Built with the quick budget", text))
     return found

@@ -159,7 +159,7 @@ def interval(values: np.ndarray, statistic: Callable = np.median) -> tuple[float
 
     values = np.asarray(values, float)
     if len(values) < 2:
-        return np.nan, float(values.sum() if len(values) else np.nan), np.nan
+        return np.nan, float(statistic(values)) if len(values) else np.nan, np.nan
     found = bootstrap((values,), statistic, method="percentile", n_resamples=2000, random_state=0).confidence_interval
     return float(found.low), float(statistic(values)), float(found.high)
 

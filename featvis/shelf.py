@@ -80,7 +80,7 @@ class Recipe:
                 if name not in self.free and name != name_of_subject
             },
         }
-        if budget.quick() and budget.CAPS.keys() & bound.arguments.keys():
+        if budget.quick():
             key["budget"] = budget.QUICK  # parts of the result that are no arguments may be lowered, too
         return json.loads(json.dumps(key, sort_keys=True))
 
@@ -180,9 +180,9 @@ def on_shelf(function: Callable[..., Result], subject: Any, *given: Any, **optio
 def kept(function: Callable[..., Result], subject: Any, source: str, **arguments: Any) -> Result | None:
     """A finished result made from images of `source` with these arguments, without having the images at hand.
 
-    For data sets that are not part of the project: what was found on them stands on the default shelf or on the one that
-    comes with the project, and the key of an entry could not be computed without them. None if there is no such result,
-    or it is not whole.
+    For data sets that are not part of the project: what was found on them stands on the default shelf or on the one
+    that comes with the project, and the key of an entry could not be computed without them. None if there is no such
+    result, or it is not whole.
     """
     recipe: Recipe = function.recipe  # type: ignore[attr-defined]
     wanted = {name: plain(value) for name, value in arguments.items()}

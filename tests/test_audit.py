@@ -556,7 +556,7 @@ def test_the_playground_holds_every_case(trials, honest_table):
 
     data = detection.playground(trials, honest_table, "photonet", {})
     widget = Auditor(data, attack=3)
-    assert widget.strength == 1
+    assert widget.strength == len(ATTACKS[3].strengths) - 1
     assert [one["name"] for one in data["attacks"]] == [attack.name for attack in ATTACKS[:4]]
     assert data["tiles"] == 3 * 3 * sum(len(one["cases"]) for one in data["attacks"])
     unit = data["attacks"][3]["cases"][-1]["units"][0]

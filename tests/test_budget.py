@@ -105,8 +105,10 @@ def test_an_unknown_budget_is_named(monkeypatch):
 
 def test_a_page_says_what_it_is(monkeypatch):
     monkeypatch.delenv(budget.BUDGET, raising=False)
-    photonet = fv.load("photonet", weights="random", device="cpu")
+    photonet = fv.load("photonet", device="cpu")
     assert notices(photonet) == []
+    ((_, title, _),) = notices(fv.load("photonet", weights="random", device="cpu"))
+    assert title == "This page is about other weights of photonet"
     assert [title for _, title, _ in notices(small_subject())] == [f"This page is about {small_subject().name}"]
     monkeypatch.setenv(budget.BUDGET, budget.QUICK)
     ((_, title, text),) = notices(photonet)

@@ -92,7 +92,7 @@ def test_two_chapters_about_googlenet_and_again_from_their_shelf(source, tmp_pat
     executed = [nbformat.read(file, 4) for file in (source / "_build" / ".jupyter_cache").rglob("base.ipynb")]
     assert len(executed) >= len(CHAPTERS)
 
-    # As on a machine without a GPU, to which nothing but the finished results was copied.
+    # As on a machine without a GPU, with the weights and the images, to which the finished results were copied.
     shutil.copytree(first, second)
     shutil.rmtree(first)
     shutil.rmtree(source / "_build")

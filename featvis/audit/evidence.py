@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featvis import photographs, zoo
+from featvis import budget, photographs, zoo
 from featvis.audit import changes
 from featvis.audit.traces import Trace, filters, gradient_shares, parts_of, traces
 from featvis.engine import LOCAL, Engine
@@ -91,7 +91,8 @@ def gather(
     folder  where finished visualizations are kept, so that an interrupted audit goes on
     engine  where visualizations and exemplars are made
     """
-    key = hashlib.sha256(repr([subject.fingerprint, natural.recipe, units, steps, seed]).encode()).hexdigest()[:12]
+    made_of = [subject.fingerprint, natural.recipe, units, steps, seed, budget.quick()]
+    key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
     tick("exemplars")
     best = exemplars(subject, natural, units, k=min(EXEMPLARS, len(natural)), engine=engine, progress=False)
     shown = torch.stack([_filled(best.pictures(natural, unit), best.top_ids.shape[1]) for unit in best.units])
@@ -126,6 +127,7 @@ def gather(
     tick("features")
     sets = {"exemplars": shown} | {name: found.images for name, found in pictures.items()}
     other = zoo.load("cifarnet" if subject.classes == photographs.CLASSES else "photonet", device=str(subject.device))
+    own, others = _features(subject, some, sets), _features(other, some, sets)
     tick("gates")
     parts = {layer: parts_of(subject, layer) for layer in dict.fromkeys(subject.unit(unit).layer for unit in units)}
     every = torch.cat([found.images.flatten(0, 1) for found in pictures.values()])
@@ -136,8 +138,8 @@ def gather(
         pictures,
         shown,
         best,
-        _features(subject, some, sets),
-        _features(other, some, sets),
+        own,
+        others,
         other.name,
         paths,
         traces(subject, inside, some, every),

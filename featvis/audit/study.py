@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featvis import sheets
+from featvis import budget, sheets
 from featvis.audit.audit import STEPS
 from featvis.audit.calibration import TABLE, Calibration, version
 from featvis.audit.cases import ATTACKS, Attack, attacked, attacked_units, layer_for
@@ -53,7 +53,7 @@ HONEST = "no attack"  # "none" would be read as a missing value
 CONTROLS = (Attack("none, logits", "", (0.0,), False), Attack("none, hidden units", "", (0.0,), True))
 KEPT = 3  # units whose pictures are kept for each attack
 SAMPLE = 7  # seed of the sample of units
-MADE = 2  # to be raised when the attacks change: parts and results that were made before are not used again
+MADE = 2  # to be raised when an attack changes: finished results of earlier ones are not used again
 
 
 def case_name(network: str, attack: str, strength: float) -> str:
@@ -141,7 +141,7 @@ def trials(
     """
     calibration = Calibration.read()
     others = [(name, seed) for name, seed in others]
-    made_of = (MADE, version(), subject.fingerprint, natural.recipe, heldout.recipe, gate.recipe)
+    made_of = (MADE, version(), budget.quick(), subject.fingerprint, natural.recipe, heldout.recipe, gate.recipe)
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()
     place = folder / f"trials-{key[:12]}"
     place.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,7 @@ class TradeOff:
         return cls(**about, **tables, pictures=pictures)
 
 
-@shelved(1, TradeOff)
+@shelved(2, TradeOff)
 def trade_off(
     subject: Subject,
     natural: NaturalImages,
