@@ -158,7 +158,7 @@ CHECKS = (
         "agreement",
         "Do visualizations show what exemplars show?",
         "their visualizations are no more like their own exemplars than like other units'",
-        "an attack that moves exemplars and visualizations together",
+        "an attack that moves exemplars and visualizations to the same picture",
         {"own features": _own_features, "another network's features": _other_network},
     ),
     Check(
@@ -193,7 +193,7 @@ CHECKS = (
         "gates",
         "When a unit sees visualizations, does it depend on other channels, or switch others on?",
         "other channels decide about them for visualizations than for natural images",
-        "an attack without a switch, such as training the weights",
+        "an attack after which the same channels of the layer respond to natural images and to visualizations",
         {"dependence": _dependence, "separation": _separation},
     ),
     Check(
