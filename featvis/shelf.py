@@ -48,7 +48,8 @@ RECIPES: dict[str, Recipe] = {}  # by the name of the function
 class Recipe:
     """How a result is made: a version to raise when the same arguments mean another result, and what may differ.
 
-    Arguments in `free` (progress bars, batch sizes) do not decide about the result and are no part of its key. Under
+    Arguments in `free` (progress bars, batch sizes) do not decide about the result and are no part of its key; those
+    in `later` came after results had been finished, and are a part of it where they differ from their default. Under
     the quick budget arguments are lowered first (see `featvis.budget`), and the key names the budget.
     """
 
@@ -56,6 +57,7 @@ class Recipe:
     version: int
     result: type[Storable]
     free: tuple[str, ...]
+    later: tuple[str, ...] = ()
 
     def bound(self, subject: Any, *given: Any, **options: Any) -> inspect.BoundArguments:
         """All arguments, defaults included, as the budget allows them."""
@@ -69,6 +71,7 @@ class Recipe:
         """What identifies an entry, as JSON writes it: all arguments, defaults included."""
         bound = self.bound(subject, *given, **options)
         name_of_subject, *_ = bound.arguments
+        usual = {name: inspect.signature(self.compute).parameters[name].default for name in self.later}
         key = {
             "subject": subject.name,
             "fingerprint": subject.fingerprint,
@@ -77,7 +80,7 @@ class Recipe:
             "arguments": {
                 name: plain(value)
                 for name, value in bound.arguments.items()
-                if name not in self.free and name != name_of_subject
+                if name not in self.free and name != name_of_subject and not (name in usual and value == usual[name])
             },
         }
         if budget.quick():
@@ -86,12 +89,12 @@ class Recipe:
 
 
 def shelved(
-    version: int, result: type[Storable], free: tuple[str, ...] = ("progress",)
+    version: int, result: type[Storable], free: tuple[str, ...] = ("progress",), later: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Give a function of a subject the keyword `shelf`: a result that stands there whole is not computed again."""
 
     def decorate(compute: Callable[..., Result]) -> Callable[..., Result]:
-        recipe = Recipe(compute, version, result, free)
+        recipe = Recipe(compute, version, result, free, later)
 
         @functools.wraps(compute)
         def call(subject: Any, *given: Any, shelf: Shelf | None = None, **options: Any) -> Result:

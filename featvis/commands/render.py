@@ -35,6 +35,13 @@ def add(commands: Any) -> None:
     sub.add_argument("--parameterization", default="fourier", help="fourier, pixels or maco (default fourier)")
     sub.add_argument("--minimize", action="store_true", help="look for what the unit responds to least")
     sub.add_argument("--precision", default="fp32", help="fp32 or bf16 (default fp32)")
+    sub.add_argument(
+        "--redirect",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="first steps in which a shut ReLU lets gradients through, 16 in Lucid (default: for dead images only)",
+    )
     add_engine(sub)
 
 
@@ -57,6 +64,7 @@ def _render(options: argparse.Namespace) -> None:
             parameterization=options.parameterization,
             minimize=options.minimize,
             precision=options.precision,
+            redirect=options.redirect,
             **show,
         )
         side = "bottom" if options.minimize else "top"

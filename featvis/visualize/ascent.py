@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,7 @@ from featvis.visualize.objectives import BESIDE, IMAGE, Objective
 from featvis.visualize.parameterizations import Parameterization, Size
 from featvis.visualize.transforms import Nothing, Transform
 
-# Steps in which gradients that stop at a ReLU are redirected (16 in Lucid); costs nothing where all units are alive.
+# Steps in which the gradients of dead images are redirected; costs nothing where all units are alive.
 WARM_UP = 64
 
 OnStep = Callable[[int, Tensor], None]
@@ -73,10 +74,14 @@ def ascend(
     sign: float = 1.0,
     snapshots: Sequence[int] = (),
     start: Tensor | None = None,
+    redirect: int = 0,
     on_step: OnStep | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> Ascent:
     """Maximize `sign` times the objective over n images, one generator each, with Adam.
+
+    In the first `redirect` steps gradients are redirected at every ReLU that lets nothing through for an image. Later,
+    and up to `WARM_UP`, only those of images that get no gradient at all.
 
     After the warm-up nothing in the loop waits for the device but snapshots. An image whose value or gradient is not
     finite stands still from then on; the others go on.
@@ -98,8 +103,9 @@ def ascend(
 
     done = steps
     for step in range(1, steps + 1):
-        values, gradient, norm = climb(numbers[step - 1])
-        if step <= WARM_UP and bool((norm == 0).any()):
+        with network.redirected() if step <= redirect else nullcontext():
+            values, gradient, norm = climb(numbers[step - 1])
+        if redirect < step <= WARM_UP and bool((norm == 0).any()):
             with network.redirected():
                 _, redirected, _ = climb(numbers[step - 1])
             gradient = torch.where(_wide(norm == 0, gradient), redirected, gradient)

@@ -35,6 +35,7 @@ class How:
     minimize: bool
     snapshots: tuple[int, ...]
     precision: str
+    redirect: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def _ascent(
         sign=-1.0 if how.minimize else 1.0,
         snapshots=how.snapshots,
         start=batch.start,
+        redirect=how.redirect,
         on_step=on_step,
         tick=tick,
     )

@@ -29,7 +29,7 @@ Group = str | tuple[bool, *tuple[str, ...]]  # a unit's layer; or what an object
 ROUNDING = 1e-3  # by which a start may leave [0, 1]
 
 
-@shelved(1, Visualizations, free=("batch", "engine", "progress", "on_step"))
+@shelved(1, Visualizations, free=("batch", "engine", "progress", "on_step"), later=("redirect",))
 def render(
     subject: Subject,
     units: Sequence[str | Objective] | str | Objective,
@@ -45,6 +45,7 @@ def render(
     precision: str = "fp32",
     batch: int | None = None,
     start: Tensor | None = None,
+    redirect: int = 0,
     engine: Engine = LOCAL,
     progress: bool = True,
     on_step: OnStep | None = None,
@@ -62,12 +63,15 @@ def render(
     batch             images at once; chosen from the image size if not given, halved where the memory does not suffice
     start             what to start from instead of noise, in [0, 1]: one image (3, h, w) for all, one for each unit
                       (units, 3, h, w), or one for each unit and seed (units, seeds, 3, h, w)
+    redirect          steps in which a ReLU that would let no gradient at all of an image through lets some through
+                      (16 in Lucid, which has this rule against dead units); by default only images that get no
+                      gradient at all are helped so
     engine            "local", "ray" or `featvis.engine.Ray(...)`: batches are Ray tasks, with the same result
     """
     wanted = [units] if isinstance(units, (str, Objective)) else list(units)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     side = subject.preprocess.size if size is None else (size, size)
-    _check(wanted, steps, seeds, side, precision, snapshots, batch)
+    _check(wanted, steps, seeds, side, precision, snapshots, batch, redirect)
     starts = None if start is None else _starts(start, len(wanted), len(seeds), side)
     parameterization = named(parameterization, subject, side)
     how = How(
@@ -79,6 +83,7 @@ def render(
         minimize,
         tuple(snapshots),
         precision,
+        redirect,
     )
     names = [w.name if isinstance(w, Objective) else str(subject.unit(w)) for w in wanted]
     ordered = _order(wanted, subject, side, len(seeds))
@@ -216,6 +221,7 @@ def _check(
     precision: str,
     snapshots: Sequence[int],
     batch: int | None,
+    redirect: int,
 ) -> None:
     if not wanted:
         raise FeatvisError("no unit was given; a unit is written LAYER:INDEX, such as inception4b:17.")
@@ -230,6 +236,8 @@ def _check(
     beyond = [step for step in snapshots if not 1 <= step <= steps]
     if beyond:
         raise FeatvisError(f"snapshots at steps {listed(beyond)} lie outside of 1 to {steps}.")
+    if redirect < 0:
+        raise FeatvisError(f"redirect={redirect} was given; it is a number of steps, 0 or more.")
     if batch is not None and batch < 1:
         raise FeatvisError(f"batch={batch} was given; at least 1 image is rendered at once.")
 
