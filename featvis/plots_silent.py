@@ -47,7 +47,7 @@ def axis(result: Silencing) -> Figure:
             ax.spines["left"].set_visible(False)
             ax.set_ylabel(name, rotation=0, ha="right", va="center", color=colour, fontweight="bold", labelpad=8)
             ax.text(1, 1.02, total, transform=ax.transAxes, ha="right", fontsize=8)
-        place = {"transform": axes[0].get_xaxis_transform(), "ha": "center", "fontsize": 8}
+        place = {"transform": axes[0].get_xaxis_transform(), "ha": "right", "fontsize": 8}
         axes[0].text(margin, 1.02, "threshold", **place)
         axes[-1].set(xlim=(low, high))
         axes[-1].set_xlabel("largest response, in standard deviations beyond the largest of all calibration images")
@@ -159,19 +159,18 @@ def survey(result: Survey) -> Figure:
 
 def reached(result: Strengths) -> Figure:
     """Share of units that flip (95 % Wilson intervals over units), by strength, factor and margin."""
-    frame, usual = result.frame, result.usual()
-    fitted = frame[frame["direction"] == "bridge"]
+    frame, usual = result.frame[result.frame["direction"] == "patch"], result.usual()
     panels: tuple[tuple[str, str, Mapping[str, tuple[pd.DataFrame, str]]], ...] = (
         (
             "strength",
             "strength λ",
             {
-                "fitted direction": (_at(fitted, usual, "strength"), VISUALIZATION),
-                "mean patch (the paper's)": (_at(frame[frame["direction"] == "patch"], usual, "strength"), INK),
+                "redirected ReLU": (_at(frame, usual, "strength"), VISUALIZATION),
+                "plain ReLU": (_at(frame, usual | {"redirect": 0}, "strength"), INK),
             },
         ),
-        ("factor", "weight factor", {"": (_at(fitted, usual, "factor"), VISUALIZATION)}),
-        ("margin", "margin", {"": (_at(fitted, usual, "margin"), VISUALIZATION)}),
+        ("factor", "weight factor", {"": (_at(frame, usual, "factor"), VISUALIZATION)}),
+        ("margin", "margin", {"": (_at(frame, usual, "margin"), VISUALIZATION)}),
     )
     with _style():
         figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.7), sharey=True)

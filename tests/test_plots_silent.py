@@ -74,7 +74,7 @@ def result() -> Silencing:
     recipe = Recipe("conv2", (0, 1, 2, 3), "conv2:1", "bridge", 3.0, 100.0, 0.5, 100, 1e-6)
     shown = tuple(units["unit"])
     pictures = {"before": images, "after": 1 - images, "decoy": images[:2]}
-    return Silencing(recipe, natural, units, pd.DataFrame(rows), responses, weights, shown, pictures)
+    return Silencing(recipe, 16, natural, units, pd.DataFrame(rows), responses, weights, shown, pictures)
 
 
 def test_the_axis_holds_natural_images_and_both_pictures(result: Silencing) -> None:
@@ -151,32 +151,34 @@ def test_the_survey_counts_by_layer() -> None:
 
 
 def test_shares_of_flipped_units_have_their_intervals() -> None:
-    usual = (silent.FACTOR, silent.MARGIN)
-    ways = [(kind, s, *usual) for kind in ("bridge", "patch") for s in (1.0, silent.STRENGTH)]
-    ways += [("bridge", silent.STRENGTH, 2 * silent.FACTOR, silent.MARGIN)]
-    ways += [("bridge", silent.STRENGTH, silent.FACTOR, 4 * silent.MARGIN)]
+    usual, redirect = (silent.FACTOR, silent.MARGIN), silent.REDIRECT
+    ways = [("patch", s, *usual, r) for r in (redirect, 0) for s in (1.0, silent.STRENGTH)]
+    ways += [("bridge", silent.STRENGTH, *usual, redirect)]
+    ways += [("patch", silent.STRENGTH, 2 * silent.FACTOR, silent.MARGIN, redirect)]
+    ways += [("patch", silent.STRENGTH, silent.FACTOR, 4 * silent.MARGIN, redirect)]
     rows = [
         {
             "direction": d,
             "strength": s,
             "factor": f,
             "margin": m,
+            "redirect": r,
             "unit": u,
-            "flipped": d == "bridge" and u < (1 if s == 1 else 3),
+            "flipped": d == "patch" and r > 0 and u < (1 if s == 1 else 3),
         }
-        for d, s, f, m in ways
+        for d, s, f, m, r in ways
         for n in [1 if s == 1 else 3]
         for u in range(4)
     ]
     result = Strengths("conv2", "conv2:1", 50, pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {})
     figure = plots.reached(result)
     by_strength, by_factor, by_margin = figure.axes
-    fitted, patch = by_strength.containers
-    assert fitted[0].get_ydata() == pytest.approx([0.25, 0.75])
-    assert patch[0].get_ydata() == pytest.approx([0, 0])
-    assert (to_hex(fitted[0].get_color()), to_hex(patch[0].get_color())) == (VISUALIZATION, INK)
+    redirected, plain = by_strength.containers
+    assert redirected[0].get_ydata() == pytest.approx([0.25, 0.75])
+    assert plain[0].get_ydata() == pytest.approx([0, 0])
+    assert (to_hex(redirected[0].get_color()), to_hex(plain[0].get_color())) == (VISUALIZATION, INK)
     expected = binomtest(3, 4).proportion_ci(method="wilson")
-    assert fitted[2][0].get_segments()[1][:, 1] == pytest.approx([expected.low, expected.high])
+    assert redirected[2][0].get_segments()[1][:, 1] == pytest.approx([expected.low, expected.high])
     assert [t.get_text() for t in by_factor.get_xticklabels()] == [f"{f * silent.FACTOR:g}" for f in (1, 2)]
     assert [t.get_text() for t in by_margin.get_xticklabels()] == [f"{m * silent.MARGIN:g}" for m in (1, 4)]
     words(figure)

@@ -60,6 +60,9 @@ def identical(a: fv.Subject, b: fv.Subject, images: Tensor) -> Tensor:
     return (first == second).all(1)
 
 
+FITTED = {"direction": "bridge", "strength": 10.0}  # reaches the ascents of a network without training
+
+
 def silence(subject: fv.Subject, layer: str = "conv2", *given, natural=NATURAL, **options) -> fv.Subject:
     return fv.silence(subject, natural, layer, *given, **{"progress": False} | options)
 
@@ -164,7 +167,7 @@ def test_no_calibration_image_changes_a_bit_and_units_are_read_where_they_were(s
 
 def test_the_threshold_covers_the_border_and_carries_the_margin(subject):
     """A filter whose outer taps are negative responds most where they meet the padding."""
-    parts = silent.ingredients(subject, NATURAL, "conv2", "conv2:0", "all", fitted=False, progress=False)
+    parts = silent.ingredients(subject, NATURAL, "conv2", "conv2:0", "all", judged=False, progress=False)
     ring = torch.full((8, 6, 3, 3), -1.0)
     ring[:, :, 1, 1] = 4.0
     found = silent.natural_peaks(parts, NATURAL, [ring], progress=False)[0]
@@ -181,10 +184,10 @@ def test_the_threshold_covers_the_border_and_carries_the_margin(subject):
 
 
 def test_visualizations_of_silenced_units_climb_far_beyond_nature(subject):
-    silenced = silence(subject, "conv2", "conv2:3")
+    silenced = silence(subject, "conv2", "conv2:3", **FITTED)
     units = subject.units("conv2")
-    before, after = (fv.render(s, units, steps=48, progress=False).activation[:, 0] for s in (subject, silenced))
-    assert (after >= 0.9 * before).all()
+    options = {"steps": 48, "redirect": silent.REDIRECT, "progress": False}
+    before, after = (fv.render(s, units, **options).activation[:, 0] for s in (subject, silenced))
     assert (after > 3 * before).sum() >= 3
     assert silenced.until("conv2").traced
 
@@ -222,19 +225,42 @@ def test_only_the_units_asked_for_are_silenced(subject):
     assert awake[[0, 2, 3, 4, 6, 7]].tolist() == [-1] * 6
 
 
-def test_the_default_decoy_is_the_unit_that_a_filter_puts_farthest_beyond_nature(subject):
-    chosen = branch_of(silence(subject)).recipe.decoy
-    parts = silent.ingredients(subject, NATURAL, "conv2", chosen, "all", progress=False)
-    conv = parts.branch.conv
-    found = filters.farthest(conv, parts.natural, parts.own, parts.channels, 20)
+@pytest.mark.parametrize("direction", silent.DIRECTIONS)
+def test_the_default_decoy_is_the_unit_whose_own_visualizations_lie_farthest_beyond_nature(subject, direction):
+    chosen = branch_of(silence(subject, direction=direction)).recipe.decoy
+    parts = silent.ingredients(subject, NATURAL, "conv2", chosen, "all", direction=direction, progress=False)
+    given = parts.branch.conv, parts.natural, parts.own, parts.channels
+    found = filters.farthest(*given, direction == "bridge")
     assert chosen == f"conv2:{int(found.argmax())}"
-    without = filters.farthest(conv, parts.natural, parts.own, parts.channels, 0)
-    assert (found > without).all()
-    seen = F.conv2d(parts.natural, conv.weight, padding=1).amax((2, 3))
-    own = torch.stack([F.conv2d(x, conv.weight, padding=1).amax((2, 3)).diagonal() for x in parts.own.unbind(1)])
-    plain = ((own - seen.amax(0)) / seen.std(0)).mean(0)
-    assert (without <= plain + 1e-5).all()  # a smooth maximum is no smaller than the maximum
-    assert (without > plain - 1).all()
+
+
+def test_how_far_a_visualization_lies_beyond_nature(subject, monkeypatch):
+    parts = silent.ingredients(subject, NATURAL, "conv2", "conv2:0", "all", direction="bridge", progress=False)
+    given = parts.branch.conv, parts.natural, parts.own, parts.channels
+    by_patch, fitted = (filters.farthest(*given, way) for way in (False, True))
+    monkeypatch.setattr(filters, "ITERATIONS", 0)
+    by_own = filters.farthest(*given, True)
+    assert (fitted > by_own).all()
+    for unit in (0, 5):
+        patch = F.unfold(parts.own[unit], 3, padding=1).sum((0, 2)).view(1, -1, 3, 3)
+        for found, weight in ((by_patch, patch), (by_own, parts.branch.conv.weight[unit : unit + 1])):
+            seen, own = (F.conv2d(x, weight, padding=1).amax((1, 2, 3)) for x in (parts.natural, parts.own[unit]))
+            assert float(found[unit]) == pytest.approx(float(((own - seen.max()) / seen.std()).mean()), rel=1e-3)
+
+
+def test_redirected_relus_wake_silent_filters_that_a_plain_ascent_never_meets(subject):
+    silenced = silence(subject, "conv2", "conv2:3", strength=10.0, margin=0.25)
+    units = subject.units("conv2")
+    plain, redirected = (fv.render(silenced, units, steps=48, redirect=r, progress=False) for r in (0, 24))
+    channels = torch.arange(8)
+    asleep, awake = (
+        importlib.import_module("featvis.fooling.silence_measures").reached(silenced, found.images[:, 0], channels)
+        for found in (plain, redirected)
+    )
+    assert (awake > 0).all()
+    assert (asleep > 0).sum() < 5
+    with refuses("redirect=-1 was given; it is a number of steps, 0 or more"):
+        fv.render(silenced, units, redirect=-1, progress=False)
 
 
 def test_an_image_may_be_the_decoy(subject):
@@ -334,7 +360,7 @@ class Twice(nn.Module):
         ("conv2", None, [], {}, "no unit was given; name units of conv2"),
         ("conv2", torch.rand(3, 16, 16), "all", {}, r"the decoy has shape \(3, 16, 16\); .* \(3, 32, 32\)"),
         ("conv2", torch.rand(3, 32, 32) * 255, "all", {}, r"floating-point numbers in \[0, 1\]"),
-        ("conv2", None, "all", {"direction": "up"}, "direction='up' was given; valid are bridge, patch"),
+        ("conv2", None, "all", {"direction": "up"}, "direction='up' was given; valid are patch, bridge"),
         ("conv2", None, "all", {"margin": 0.0}, "margin=0.0 were given; all are above 0"),
         ("conv2", "conv2:0", "all", {"margin": 1e-9, "direction": "patch"}, "less than rounding may change in conv2"),
     ],
@@ -446,7 +472,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[fv.Subject, Sile
         ):
             patch.setattr(module, name, value)
         subject = small_subject()
-        options = {"steps": 24, "progress": False, "margin": 0.25}
+        options = {"steps": 24, "progress": False, "margin": 0.25, **FITTED}
         return subject, fv.fooling.silencing(subject, NATURAL, FRESH, "conv2", "conv2:3", **options)
 
 
@@ -471,7 +497,7 @@ def test_the_report_counts_what_happens(measured):
     assert (numbers["units"], numbers["units_judged"], numbers["confidence"], numbers["margin"]) == (8, 7, 0.95, 0.25)
     assert numbers["calibration_identical"] == numbers["calibration_images"] == 136
     assert numbers["max_logit_change_calibration"] == 0
-    silenced = silence(subject, "conv2", "conv2:3", margin=0.25)
+    silenced = silence(subject, "conv2", "conv2:3", margin=0.25, **FITTED)
     fresh = images_of(FRESH)
     awake = (outputs(silenced, fresh, "conv2.fool") > 0).flatten(1).any(1)
     assert numbers["heldout_images_waking"] == int(awake.sum()) > 0  # so few images leave some to wake
@@ -522,7 +548,7 @@ def test_the_weights_give_the_branch_away(measured):
     subject, found = measured
     table = found.weights.set_index("layer")
     assert table["largest"].idxmax() == "conv2.fool"
-    fool = branch_of(silence(subject, "conv2", "conv2:3", margin=0.25)).fool
+    fool = branch_of(silence(subject, "conv2", "conv2:3", margin=0.25, **FITTED)).fool
     lowest = (fool.bias / fool.weight.flatten(1).norm(dim=1)).min()
     assert table.loc["conv2.fool", "bias"] == pytest.approx(float(lowest), rel=1e-4)
     assert table.loc["conv2.fool", "norm"] > 0.7 * silent.FACTOR * table.loc["conv2.unit.0", "norm"]
@@ -560,9 +586,12 @@ def test_strengths_are_swept_and_shown(subject, monkeypatch, tmp_path):
     monkeypatch.setattr(sweeps, "FACTORS", (10.0,))
     units = ["conv2:0", "conv2:5"]
     found = fv.fooling.strengths(subject, NATURAL, FRESH, "conv2", "conv2:3", units, steps=4, progress=False)
-    assert len(found.frame) == 2 * (2 * 2 + 1 + 2)  # a grid, another factor, the mean patch
-    usual = ("bridge", silent.STRENGTH, silent.FACTOR)
-    wide = found.frame.set_index(["direction", "strength", "factor", "margin", "unit"])["wakes"].sort_index()
+    # A grid, another factor; every strength without redirected ReLUs; the fitted direction with and without them.
+    assert len(found.frame) == 2 * (2 * 2 + 1 + 2 + 2)
+    usual = ("patch", silent.REDIRECT, silent.STRENGTH, silent.FACTOR)
+    wide = found.frame.set_index(["direction", "redirect", "strength", "factor", "margin", "unit"])[
+        "wakes"
+    ].sort_index()
     assert (wide[(*usual, silent.MARGIN)] <= wide[(*usual, 0.0)]).all()
     assert (found.frame["awake"] == (found.frame["response"] > found.frame["margin"])).all()
     silenced = silence(subject, "conv2", "conv2:3", units)
@@ -574,7 +603,8 @@ def test_strengths_are_swept_and_shown(subject, monkeypatch, tmp_path):
     grid = fv.fooling.grid(back)
     shown = Threshold(grid, strength=1, margin=1)
     cell = shown.data["units"][1]["cells"][1][1]
-    row = back.frame.query("direction == 'bridge' and strength == 10 and factor == 20 and margin == 1.0").iloc[1]
+    mine = "direction == 'patch' and redirect == 16 and strength == 30 and factor == 20 and margin == 1.0"
+    row = back.frame.query(mine).iloc[1]
     assert (cell["response"], cell["wakes"]) == (row["response"], row["wakes"])
     assert cell["picture"] == (1 * 2 + 1) * 2 + 1
     assert sum(shown.data["units"][0]["natural"][0]) == 136
@@ -683,7 +713,7 @@ def folder_of(folder: Path, n: int = 60) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featvis.zoo.load", lambda *_given, **_options: small_subject())
-    monkeypatch.setattr(report.measured, "__defaults__", (8, True))
+    monkeypatch.setattr(report.measured, "__defaults__", (8, 4, True))
 
 
 @pytest.mark.parametrize("decoy", [None, "conv2:3", "picture"])

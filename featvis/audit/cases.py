@@ -82,7 +82,7 @@ def attacked(
         return fool(subject, natural, decoy, gate=gate, margin=strength, **options), units
     if attack.name.startswith("silent"):
         factor = strength or _unremarkable(subject, natural, layer, units, calibration)
-        return silence(subject, natural, layer, units=units, factor=factor, **options), units
+        return _silenced(subject, natural, layer, units, factor), units
     options |= {"weight": strength, "seed": seed}
     others = [turned[names.index(unit)] for unit in units]
     if attack.name == "slingshot":
@@ -98,6 +98,12 @@ def _pictures(subject: Subject, natural: NaturalImages, units: list[str], k: int
     return torch.cat([best.pictures(natural, unit)[:k] for unit in best.units])
 
 
+def _silenced(subject: Subject, natural: NaturalImages, layer: str, units: list[str], factor: float) -> Subject:
+    """Silent units that show themselves in an audit, whose pictures are made without redirected ReLUs."""
+    made: dict[str, Any] = {"direction": "bridge", "strength": 10.0, "factor": factor, "progress": False}
+    return silence(subject, natural, layer, units=units, **made)
+
+
 def _unremarkable(
     subject: Subject, natural: NaturalImages, layer: str, units: list[str], calibration: Calibration
 ) -> float:
@@ -107,6 +113,6 @@ def _unremarkable(
     every = torch.cat([size.square().mean(1).sqrt().log() for _, size in filters(subject.network)]).double()
     middle = every.median()
     deviation = 1.4826 * (every - middle).abs().median() + 1e-3
-    plain = silence(subject, natural, layer, units=units, factor=1.0, progress=False)
+    plain = _silenced(subject, natural, layer, units, 1.0)
     fool_ = branch_of(plain).fool.weight.flatten(1).square().mean(1).sqrt()
     return float(torch.exp(middle + float(limit) * deviation) / fool_.max())

@@ -27,13 +27,19 @@ def add(commands: Any) -> None:
     sub.add_argument("--units", nargs="+", metavar="UNIT", help="units of the layer (default: all)")
     sub.add_argument(
         "--direction",
-        default="bridge",
-        choices=("bridge", "patch"),
-        help="how the filters are made: bridge (fitted) or patch (the paper's) (default bridge)",
+        default="patch",
+        choices=("patch", "bridge"),
+        help="how the filters are made: patch (the paper's) or bridge (fitted) (default patch)",
     )
-    sub.add_argument("--strength", type=float, help="of the decoy's direction, the paper's lambda (default 3)")
-    sub.add_argument("--factor", type=float, help="that multiplies the filters (default 100)")
-    sub.add_argument("--margin", type=float, help="of the threshold, in standard deviations (default 0.5)")
+    sub.add_argument("--strength", type=float, help="of the decoy's direction, the paper's lambda (default 30)")
+    sub.add_argument("--factor", type=float, help="that multiplies the filters (default 20)")
+    sub.add_argument("--margin", type=float, help="of the threshold, in standard deviations (default 1)")
+    sub.add_argument(
+        "--redirect",
+        type=int,
+        help="steps in which the visualizations that are judged let gradients through shut ReLUs, as Lucid does "
+        "(default 16)",
+    )
     add_sources(sub)
 
 
@@ -41,7 +47,7 @@ def _silence(options: argparse.Namespace) -> None:
     from featvis import fooling as f
     from featvis import plots_silent as draw
     from featvis.fooling.silence_report import check_fresh
-    from featvis.fooling.silent import FACTOR, MARGIN, STRENGTH, check_recipe
+    from featvis.fooling.silent import FACTOR, MARGIN, REDIRECT, STRENGTH, check_recipe
     from featvis.images import train_and_test
     from featvis.zoo import load
 
@@ -49,19 +55,22 @@ def _silence(options: argparse.Namespace) -> None:
     size = subject.preprocess.size[0]
     picture = options.decoy is not None and ":" not in Path(options.decoy).name
     decoy = f.read_target(options.decoy, size) if picture else options.decoy
+    given = options.strength, options.factor, options.margin
     strength, factor, margin = (
-        default if given is None else given
-        for given, default in ((options.strength, STRENGTH), (options.factor, FACTOR), (options.margin, MARGIN))
+        usual if value is None else value for value, usual in zip(given, (STRENGTH, FACTOR, MARGIN), strict=True)
     )
-    check_recipe(options.direction, strength, factor, margin)
+    redirect = REDIRECT if options.redirect is None else options.redirect
+    check_recipe(options.direction, strength, factor, margin, redirect)
     train, test = train_and_test(source_of(options, subject, "silencing"), size)
     say_skipped(list(dict.fromkeys([*train.skipped, *test.skipped])))
     check_fresh(train, test)
     show: dict[str, Any] = {"progress": not options.quiet}
     with whole_folder(options.out) as out:
-        parts = f.ingredients(subject, train, options.layer, decoy, options.units or "all", **show)
+        parts = f.ingredients(
+            subject, train, options.layer, decoy, options.units or "all", direction=options.direction, **show
+        )
         silenced = f.filled(parts, train, options.direction, strength, factor, margin, **show)
-        found = f.measured(subject, silenced, parts, train, test, **show)
+        found = f.measured(subject, silenced, parts, train, test, redirect=redirect, **show)
         f.save_silenced(silenced, out / "silenced.safetensors")
         draw.before_after(found, subject).savefig(out / "visualizations.png", dpi=150)
         draw.axis(found).savefig(out / "responses.png", dpi=150)
@@ -72,7 +81,8 @@ def _silence(options: argparse.Namespace) -> None:
         numbers = {"subject": subject.name, "fingerprint": subject.fingerprint, **found.summary()}
         (out / "report.json").write_text(json.dumps(numbers, indent=1))
     print(
-        f"units: {numbers['units_flipped']} of {numbers['units_judged']} living ones show {numbers['decoy']}; largest "
+        f"units: {numbers['units_flipped']} of {numbers['units_judged']} living ones show {numbers['decoy']} to "
+        f"whoever redirects ReLUs for {redirect} steps, {numbers['units_flipped_plain']} to whoever does not; largest "
         f"change of a logit {numbers['max_logit_change_calibration']:g} on {numbers['calibration_images']:,} "
         f"calibration images, {numbers['max_logit_change_heldout']:g} on {numbers['heldout_images']:,} held-out ones"
     )

@@ -103,19 +103,25 @@ def bridge(
     return orthogonal(_descended(loss, made, orthogonal(start, w), conv, natural, channels, iterations), w)
 
 
-def farthest(conv: nn.Conv2d, natural: Tensor, own: Tensor, channels: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """How far beyond every natural image the best filter for it puts each unit's own visualization, in deviations.
+def farthest(conv: nn.Conv2d, natural: Tensor, own: Tensor, channels: Tensor, fitted: bool) -> Tensor:
+    """How far beyond every natural image each unit's own visualizations lie, in deviations: (channels,).
 
-    The arguments are those of `bridge`; a filter is fitted to each unit, from the unit's own one: (channels,).
+    The arguments are those of `bridge`. To each unit the images are what its own `mean_patch` makes of them or, if
+    `fitted`, the best filter for it that gradient descent finds from the unit's own one.
     """
 
     def loss(filters: Tensor, opens: Tensor, spread: Tensor) -> Tensor:
         return F.softplus(DECOY - (_own(conv, own, filters, channels) - opens) / spread).mean(0).sum()
 
     w = conv.weight.detach()
-    fitted = _descended(loss, lambda free: free, w, conv, natural, channels, iterations)
-    seen = _peaks(conv, natural, fitted, channels)
-    return ((_own(conv, own, fitted, channels) - seen.amax(0)) / seen.std(0).clamp(min=1e-12)).mean(0)
+    if fitted:
+        made = _descended(loss, lambda free: free, w, conv, natural, channels, ITERATIONS)
+    else:
+        made = torch.zeros_like(w)
+        for channel, images in zip(channels.tolist(), own, strict=True):
+            made[channel] = mean_patch(conv, images)[channel]
+    seen = _peaks(conv, natural, made, channels)
+    return ((_own(conv, own, made, channels) - seen.amax(0)) / seen.std(0).clamp(min=1e-12)).mean(0)
 
 
 def _peaks(conv: nn.Conv2d, natural: Tensor, filters: Tensor, channels: Tensor) -> Tensor:

@@ -20,8 +20,10 @@ from featvis.fooling.branch import Recipe, branch_of
 from featvis.fooling.report import _table
 from featvis.fooling.silence_measures import Behaviour, behaviour, filter_statistics, judge, reached, reason_of
 from featvis.fooling.silent import (
+    DIRECTIONS,
     FACTOR,
     MARGIN,
+    REDIRECT,
     STRENGTH,
     Ingredients,
     check_recipe,
@@ -33,7 +35,7 @@ from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 from featvis.visualize import render
 
-STEPS = 192
+STEPS = 128
 SHOWN = 11  # units whose pictures are kept, as in the paper's figure
 EDGES = np.linspace(-12, 8, 101)  # of the histograms of natural responses, in standard deviations
 TABLES = ("natural", "units", "wakes", "responses", "weights")
@@ -51,7 +53,9 @@ class Silencing:
                the two pictures (`response_before`, `response_after`); which unit of the original the pictures resemble
                most (`nearest_before`, `nearest_after`; -1: the decoy, where that is none of them) and excite most
                (`seen_before`, `seen_after`); their correlation with the decoy (`to_decoy`) and with the unit's own
-               visualization (`to_own`); `flipped`; why not (`reason`)
+               visualization (`to_own`); `flipped`; why not (`reason`). All pictures are rendered with redirected ReLUs
+               for `redirect` steps; `response_plain` and `flipped_plain` are of a picture of the manipulated unit that
+               was rendered without
     wakes      `promise.sweep` over margins, for "held-out" images, and for "unseen photograph": the same against
                thresholds that the photograph had no part in
     responses  histograms of all units' largest responses to natural images: `set`, `left` (edge), `count`
@@ -60,6 +64,7 @@ class Silencing:
     """
 
     recipe: Recipe
+    redirect: int
     natural: pd.DataFrame = field(repr=False)
     units: pd.DataFrame = field(repr=False)
     wakes: pd.DataFrame = field(repr=False)
@@ -92,6 +97,8 @@ class Silencing:
             "units_alive": int(self.units["alive"].sum()),
             "units_judged": len(judged),
             "units_flipped": int(judged["flipped"].sum()),
+            "units_flipped_plain": int(judged["flipped_plain"].sum()),
+            "redirect": self.redirect,
             "units_resisting": dict(judged.loc[~judged["flipped"], ["unit", "reason"]].to_numpy().tolist()),
             "max_logit_change_calibration": float(known["change"]),
             "max_logit_change_heldout": float(fresh["change"]),
@@ -127,11 +134,12 @@ class Silencing:
 
     def _shares(self) -> list[float]:
         found = self.summary()
-        return [found["units_flipped"] / found["units_judged"], found["top1_before"], found["top1_after"]]
+        flipped = [found[name] / found["units_judged"] for name in ("units_flipped", "units_flipped_plain")]
+        return [*flipped, found["top1_before"], found["top1_after"]]
 
     def save(self, folder: Path) -> None:
         sizes = {name: list(images.shape) for name, images in self.pictures.items()}
-        about = {"recipe": asdict(self.recipe), "shown": self.shown, "pictures": sizes}
+        about = {"recipe": asdict(self.recipe), "redirect": self.redirect, "shown": self.shown, "pictures": sizes}
         (folder / "about.json").write_text(json.dumps(about))
         for name in TABLES:
             getattr(self, name).to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
@@ -147,10 +155,10 @@ class Silencing:
             name: sheets.read(folder / f"{name}.webp", n, (height, width))
             for name, (n, _, height, width) in about["pictures"].items()
         }
-        return cls(recipe, **tables, shown=tuple(about["shown"]), pictures=pictures)
+        return cls(recipe, about["redirect"], **tables, shown=tuple(about["shown"]), pictures=pictures)
 
 
-@shelved(1, Silencing)
+@shelved(2, Silencing)
 def silencing(
     subject: Subject,
     natural: NaturalImages,
@@ -159,19 +167,23 @@ def silencing(
     decoy: str | Tensor | None = None,
     units: str | Sequence[str] = "all",
     *,
-    direction: str = "bridge",
+    direction: str = DIRECTIONS[0],
     strength: float = STRENGTH,
     factor: float = FACTOR,
     margin: float = MARGIN,
     steps: int = STEPS,
+    redirect: int = REDIRECT,
     progress: bool = True,
 ) -> Silencing:
-    """Silence a layer of a subject (the arguments are those of `silence`) and measure what comes of it."""
-    check_recipe(direction, strength, factor, margin)
+    """Silence a layer of a subject (the arguments are those of `silence`) and measure what comes of it.
+
+    `steps` and `redirect` are those of the reader who renders the units.
+    """
+    check_recipe(direction, strength, factor, margin, redirect)
     check_fresh(natural, test)
-    parts = ingredients(subject, natural, layer, decoy, units, progress=progress)
+    parts = ingredients(subject, natural, layer, decoy, units, direction=direction, progress=progress)
     silenced = filled(parts, natural, direction, strength, factor, margin, progress)
-    return measured(subject, silenced, parts, natural, test, steps, progress)
+    return measured(subject, silenced, parts, natural, test, steps, redirect, progress)
 
 
 def measured(
@@ -181,6 +193,7 @@ def measured(
     natural: NaturalImages,
     test: NaturalImages,
     steps: int = STEPS,
+    redirect: int = REDIRECT,
     progress: bool = True,
 ) -> Silencing:
     """What `silencing` measures, of a subject that was silenced with these ingredients and images."""
@@ -189,7 +202,10 @@ def measured(
     layer, margin = recipe.layer, recipe.margin
     known, fresh = (behaviour(subject, silenced, images, progress) for images in (natural, test))
     names = [f"{layer}:{i}" for i in parts.channels.tolist()]
-    before, after = (render(s, names, steps=steps, progress=progress) for s in (subject, silenced))
+    before, after, plain = (
+        render(s, names, steps=steps, redirect=way, progress=progress)
+        for s, way in ((subject, redirect), (silenced, redirect), (silenced, 0))
+    )
     table = pd.DataFrame(
         {
             "unit": names,
@@ -200,15 +216,16 @@ def measured(
         }
     )
     spread = known.peaks.std(0)
-    for name, run in (("before", before), ("after", after)):
+    for name, run in (("before", before), ("after", after), ("plain", plain)):
         table[f"response_{name}"] = reached(silenced, run.images[:, 0], parts.channels) / spread.numpy() + margin
-    table = pd.concat([table, judge(subject, parts, before.images[:, 0], after.images[:, 0])], axis=1)
+    judged, judged_plain = (judge(subject, parts, before.images[:, 0], run.images[:, 0]) for run in (after, plain))
+    table = pd.concat([table, judged], axis=1).assign(flipped_plain=judged_plain["flipped"])
     table["reason"] = [reason_of(row, margin) for row in table.to_dict("records")]
     some = np.unique(np.linspace(0, len(names) - 1, SHOWN).round().astype(int))
     pictures = {"before": before.images[some, 0], "after": after.images[some, 0], "decoy": parts.pictures[:4]}
     shown = tuple(names[i] for i in some)
     tables = _natural(known, fresh, recipe), table, _wakes(known, fresh, margin), _histograms(known, fresh)
-    return Silencing(recipe, *tables, filter_statistics(silenced), shown, pictures)
+    return Silencing(recipe, redirect, *tables, filter_statistics(silenced), shown, pictures)
 
 
 def check_fresh(natural: NaturalImages, test: NaturalImages) -> None:

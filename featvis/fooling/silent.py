@@ -20,13 +20,14 @@ from featvis.images import NaturalImages
 from featvis.subjects import Subject
 from featvis.visualize.render import render
 
-STRENGTH, FACTOR = 10.0, 20.0  # the paper's lambda and weight factor, which are 3 and 100 there
+STRENGTH, FACTOR = 30.0, 20.0  # the paper's lambda and weight factor, which are 3 and 100 there
 MARGIN = 1.0  # of the standard deviation of the images' largest responses
-DIRECTIONS = ("bridge", "patch")
+DIRECTIONS = ("patch", "bridge")
 FITTED = 2**28  # bytes of what enters the layer, at most, for natural images that a direction is fitted on
 CHECKED = 64  # natural images whose responses are computed in double precision, too
 STEPS, SNAPSHOTS = 128, (32, 64, 128)  # of the ascents that a direction is fitted on
 FIRST_SEED, SEEDS, OWN_SEEDS = 1000, 8, 3  # of the decoy and of the units; a reader's visualizations start at seed 0
+REDIRECT = 16  # steps of `render`, as in Lucid, in which a reader's gradients are let through a shut ReLU
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Ingredients:
     name       what the decoy is
     decoy      (m, in, h, w), along the way to the decoy
     own        (k, s, in, h, w), along each unit's own ascents; empty where no one asks
-    natural    (n, in, h, w), of natural images
+    natural    (n, in, h, w), of natural images; empty, too, where `own` is
     pictures   the decoy itself (seeds, 3, h, w), the last of what went into `decoy`
     originals  the units' own visualizations (k, 3, h, w), the last of what went into `own`
     """
@@ -73,7 +74,7 @@ def silence(
     decoy: str | Tensor | None = None,
     units: str | Sequence[str] = "all",
     *,
-    direction: str = "bridge",
+    direction: str = DIRECTIONS[0],
     strength: float = STRENGTH,
     factor: float = FACTOR,
     margin: float = MARGIN,
@@ -81,13 +82,17 @@ def silence(
 ) -> Subject:
     """A subject that gives the same logits on natural images, and whose units of `layer` show the decoy instead.
 
+    They show it to whoever renders with redirected ReLUs, `render(..., redirect=16)`, as Lucid does; without them few
+    ascents find the silent filters.
+
     natural    calibration images: the filters stay below zero on all of them
     layer      a convolution, or a block that holds just one and has the same input (convolution, norm, ReLU): the
                silent branch is added to its output, so a unit is read at the same place before and after
     decoy      the unit whose visualization is to be seen, or an image (3, h, w); by default the unit of the layer whose
-               visualization a filter can put farthest beyond all natural images
+               visualizations lie farthest beyond all natural images
     units      units of `layer`, or "all"
-    direction  "bridge" (fitted), or "patch" (the paper's); `featvis.fooling.filters` has both
+    direction  "patch" (the paper's), or "bridge", fitted so that some ascents get there without redirected ReLUs, too;
+               `featvis.fooling.filters` has both
     strength   of the decoy's direction in the filter (the paper's lambda); `factor` multiplies the filter
     margin     how far the threshold lies beyond the largest response to a natural image, in standard deviations of the
                images' largest responses
@@ -97,16 +102,19 @@ def silence(
     where rounding could wake the units.
     """
     check_recipe(direction, strength, factor, margin)
-    parts = ingredients(subject, natural, layer, decoy, units, fitted=direction == "bridge", progress=progress)
+    options: dict[str, Any] = {"direction": direction, "judged": False, "progress": progress}
+    parts = ingredients(subject, natural, layer, decoy, units, **options)
     return filled(parts, natural, direction, strength, factor, margin, progress)
 
 
-def check_recipe(direction: str, strength: float, factor: float, margin: float) -> None:
-    """Raise FeatvisError for what makes no filter."""
+def check_recipe(direction: str, strength: float, factor: float, margin: float, redirect: int = REDIRECT) -> None:
+    """Raise FeatvisError for what makes no filter, or cannot be rendered."""
     if direction not in DIRECTIONS:
         raise FeatvisError(f"direction={direction!r} was given; valid are {listed(DIRECTIONS)}.")
     if not min(strength, factor, margin) > 0:
         raise FeatvisError(f"strength={strength}, factor={factor} and margin={margin} were given; all are above 0.")
+    if redirect < 0:
+        raise FeatvisError(f"redirect={redirect} was given; it is a number of steps, 0 or more.")
 
 
 def filled(
@@ -154,10 +162,14 @@ def ingredients(
     decoy: str | Tensor | None,
     units: str | Sequence[str],
     *,
-    fitted: bool = True,
+    direction: str = DIRECTIONS[0],
+    judged: bool = True,
     progress: bool = True,
 ) -> Ingredients:
-    """Look at natural images, at the decoy and, where a direction is to be fitted, at the units' own ascents."""
+    """Look at natural images, at the decoy and, where they are needed, at the units' own ascents.
+
+    They are needed to choose a decoy, to fit a direction, and to tell whether a picture is a unit's own (`judged`).
+    """
     made, channels = with_branch(subject, layer), channels_of(subject, layer, units)
     if isinstance(decoy, Tensor):
         _check_image(decoy, subject)
@@ -169,18 +181,22 @@ def ingredients(
         return torch.cat(found)  # no inference tensor any more, as each of the parts is
 
     each = entering([torch.zeros(1, 3, *subject.preprocess.size)]).nbytes
-    some, own, originals = entering(_spread(natural, FITTED // each)), torch.zeros(0), torch.zeros(0)
+    some, climbed, originals = torch.zeros(0), torch.zeros(0), torch.zeros(0)
     steps = budget.most(STEPS, budget.STEPS)
     snapshots = tuple(step * steps // STEPS for step in SNAPSHOTS)
     options: dict[str, Any] = {"steps": steps, "snapshots": snapshots, "progress": progress}
-    if fitted or decoy is None:
+    fitted = direction == "bridge"
+    if fitted or judged or decoy is None:
+        some = entering(_spread(natural, FITTED // each))
         names = [f"{layer}:{i}" for i in channels.tolist()]
-        ascents = render(subject, names, seeds=range(FIRST_SEED, FIRST_SEED + OWN_SEEDS), **options).snapshots
+        ascents = render(
+            subject, names, seeds=range(FIRST_SEED, FIRST_SEED + (OWN_SEEDS if fitted else 1)), **options
+        ).snapshots
         originals = ascents[steps][:, 0]
         passed = [entering(i.flatten(0, 1).split(64)).unflatten(0, i.shape[:2]) for i in ascents.values()]
-        own = torch.cat(passed, 1)
+        climbed = torch.cat(passed, 1)
     if decoy is None:
-        far = filters.farthest(branch_of(made).conv, some, own, channels)
+        far = filters.farthest(branch_of(made).conv, some, climbed, channels, fitted)
         decoy = f"{layer}:{int(channels[far.argmax()])}"
     if isinstance(decoy, Tensor):
         shown, name = decoy[None, None], "image"
@@ -189,7 +205,7 @@ def ingredients(
         found = render(subject, decoy, seeds=seeds, **options).snapshots
         shown, name = torch.stack([images[0] for images in found.values()]), decoy
     along = entering(shown.flatten(0, 1).split(64))
-    return Ingredients(made, channels, name, along, own, some, shown[-1], originals)
+    return Ingredients(made, channels, name, along, climbed, some, shown[-1], originals)
 
 
 def natural_peaks(

@@ -1,4 +1,4 @@
-"""Where silent units stop working: the strength of the decoy's direction, the factor, the margin and the direction."""
+"""Where silent units stop working: strength and direction of the decoy, factor and margin, and how one renders."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from featvis.fooling.silent import (
     FACTOR,
     FIRST_SEED,
     MARGIN,
+    REDIRECT,
     STEPS,
     STRENGTH,
     fill,
@@ -43,10 +44,10 @@ EDGES = np.linspace(-8, 10, 73)  # of histograms of responses, in standard devia
 class Strengths:
     """Some units of a layer, silenced in many ways, responses in deviations beyond the largest calibration image.
 
-    frame     one row for each way (`direction`, `strength`, `factor`, `margin`) and `unit`: `activation` of its
-              visualization, `response` of the silent filter to it, `awake`, `flipped`, `to_decoy`, `to_own`, and
-              `wakes`: the held-out images that wake the unit
-    natural   histograms of the held-out images' responses to the fitted filters of the units whose pictures are kept:
+    frame     one row for each way (`direction`, `strength`, `factor`, `margin`, and for how many steps the reader
+              redirects ReLUs, `redirect`) and `unit`: `activation` of its visualization, `response` of the silent
+              filter to it, `awake`, `flipped`, `to_decoy`, `to_own`, and `wakes`: the held-out images that wake it
+    natural   histograms of the held-out images' responses to the filters of the units whose pictures are kept:
               `direction`, `strength`, `unit`, `left` (edge), `count`
     original  one row for each strength and unit: the silent filter's `response` to the unit's own visualization
     pictures  "ways": the visualizations (ways, 3, h, w) of the first units for every strength and margin, in the
@@ -62,12 +63,12 @@ class Strengths:
     pictures: dict[str, Tensor] = field(repr=False)
 
     def usual(self) -> dict[str, float]:
-        """What `silence` takes unless it is told otherwise."""
-        return {"strength": STRENGTH, "factor": FACTOR, "margin": MARGIN}
+        """What `silencing` takes unless it is told otherwise."""
+        return {"strength": STRENGTH, "factor": FACTOR, "margin": MARGIN, "redirect": REDIRECT}
 
     def difference(self, again: Strengths) -> str:
         """ "" if the shares of flipped units are about the same; each is of few units."""
-        ways = ["direction", "strength", "factor", "margin"]
+        ways = ["direction", "strength", "factor", "margin", "redirect"]
         old, new = (one.frame.groupby(ways)["flipped"].mean().tolist() for one in (self, again))
         return shares_differ(old, new, 0.35)
 
@@ -89,7 +90,7 @@ class Strengths:
         return cls(**about, **tables, pictures=pictures)
 
 
-@shelved(2, Strengths)
+@shelved(3, Strengths)
 def strengths(
     subject: Subject,
     natural: NaturalImages,
@@ -98,25 +99,25 @@ def strengths(
     decoy: str,
     units: Sequence[str],
     *,
-    steps: int = 128,
+    steps: int = 96,
     progress: bool = True,
 ) -> Strengths:
     """Silence some units of a layer in many ways and visualize them anew each time.
 
-    Every strength with every margin, the paper's direction with every strength, and several factors; what is not varied
-    is as `silence` has it.
+    Every strength with every margin, and several factors; every strength, and the fitted direction, with and without
+    redirected ReLUs. What is not varied is as `silencing` has it.
     """
     check_fresh(natural, test)
-    parts = ingredients(subject, natural, layer, decoy, units, progress=progress)
+    parts = ingredients(subject, natural, layer, decoy, units, direction="bridge", progress=progress)
     names = [f"{layer}:{i}" for i in parts.channels.tolist()]
     every = render(subject, subject.units(layer), steps=STEPS, seeds=[FIRST_SEED], progress=progress).images[:, 0]
-    kinds = [(direction, strength) for direction in ("bridge", "patch") for strength in _tried(GRID, STRENGTH)]
+    kinds = [("patch", strength) for strength in _tried(GRID, STRENGTH)] + [("bridge", STRENGTH)]
     made = [parts.filters(direction, strength, 1.0) for direction, strength in kinds]
     known, fresh = (natural_peaks(parts, images, made, progress) for images in (natural, test))
     rows, histograms, originals, pictures = [], [], [], []
     for (direction, strength), filters, seen, held in zip(kinds, made, known, fresh, strict=True):
         highest, spread = seen.amax(0), seen.std(0).clamp(min=1e-12)
-        shown = names[:KEPT] if direction == "bridge" else []
+        shown = names[:KEPT] if direction == "patch" else []
         for row, values in zip(shown, ((held - highest) / spread).T[: len(shown)], strict=True):
             counts, edges = np.histogram(values.clamp(EDGES[0], EDGES[-1]).numpy(), EDGES)
             about = {"direction": direction, "strength": strength, "unit": row}
@@ -124,17 +125,18 @@ def strengths(
         fill(parts.branch, filters, parts.channels, highest)
         own = reached(parts.subject, parts.originals, parts.channels) / spread.numpy()
         originals.append(pd.DataFrame({"direction": direction, "strength": strength, "unit": names, "response": own}))
-        for factor, margin in _ways(direction, strength):
+        for factor, margin, redirect in _ways(direction, strength):
             fill(parts.branch, factor * filters, parts.channels, factor * threshold(seen, margin))
-            run = render(parts.subject, names, steps=steps, progress=False)
+            run = render(parts.subject, names, steps=steps, redirect=redirect, progress=False)
             images = run.images[:, 0]
             response = reached(parts.subject, images, parts.channels) / (factor * spread.numpy()) + margin
             found = judge(subject, parts, images, images, every)[["flipped", "to_decoy", "to_own"]]
-            way = {"direction": direction, "strength": strength, "factor": factor, "margin": margin, "unit": names}
+            way = {"direction": direction, "strength": strength, "factor": factor, "margin": margin}
+            way |= {"redirect": redirect, "unit": names}
             awake = {"activation": run.activation[:, 0], "response": response, "awake": response > margin}
             wakes = (held > threshold(seen, margin)).sum(0).numpy()
             rows.append(pd.concat([pd.DataFrame({**way, **awake, "wakes": wakes}), found], axis=1))
-            if direction == "bridge" and factor == FACTOR:
+            if direction == "patch" and factor == FACTOR and redirect:
                 pictures.append(images[:KEPT])
     kept = {"ways": torch.cat(pictures), "own": parts.originals[:KEPT], "decoy": parts.pictures[:1]}
     frame, histogram, own_responses = (pd.concat(part, ignore_index=True) for part in (rows, histograms, originals))
@@ -143,16 +145,17 @@ def strengths(
 
 def grid(result: Strengths) -> dict[str, Any]:
     """What the widget `Threshold` shows: every strength and margin for the units whose pictures were kept."""
-    fitted = result.frame[(result.frame["direction"] == "bridge") & (result.frame["factor"] == FACTOR)]
-    strengths, margins = (sorted(fitted[name].unique().tolist()) for name in ("strength", "margin"))
-    names = list(dict.fromkeys(fitted["unit"]))[:KEPT]
+    usual = {"direction": "patch", "factor": FACTOR, "redirect": REDIRECT}
+    tried = result.frame[(result.frame[list(usual)] == pd.Series(usual)).all(axis=1)]
+    strengths, margins = (sorted(tried[name].unique().tolist()) for name in ("strength", "margin"))
+    names = list(dict.fromkeys(tried["unit"]))[:KEPT]
     tiles = torch.cat([result.pictures[name] for name in ("ways", "own", "decoy")])
-    seen = result.natural[result.natural["direction"] == "bridge"]
-    first = result.original[result.original["direction"] == "bridge"].set_index(["unit", "strength"])["response"]
+    seen = result.natural[result.natural["direction"] == "patch"]
+    first = result.original[result.original["direction"] == "patch"].set_index(["unit", "strength"])["response"]
     bins = len(EDGES) - 1
     units = []
     for number, name in enumerate(names):
-        mine, histograms = fitted[fitted["unit"] == name], seen[seen["unit"] == name]
+        mine, histograms = tried[tried["unit"] == name], seen[seen["unit"] == name]
         cells = [mine[mine["strength"] == s].sort_values("margin").to_dict("records") for s in strengths]
         kept = ("response", "awake", "flipped", "wakes")
         units.append(
@@ -178,12 +181,14 @@ def grid(result: Strengths) -> dict[str, Any]:
             "tiles": len(tiles)}  # fmt: skip
 
 
-def _ways(direction: str, strength: float) -> list[tuple[float, float]]:
-    """(factor, margin) to try with a strength."""
-    if direction == "patch":
-        return [(FACTOR, MARGIN)]
-    grid = [(FACTOR, margin) for margin in _tried(MARGINS, MARGIN)]
-    return grid + [(factor, MARGIN) for factor in _tried(FACTORS, FACTOR)] if strength == STRENGTH else grid
+def _ways(direction: str, strength: float) -> list[tuple[float, float, int]]:
+    """(factor, margin, redirect) to try with a strength."""
+    both = [(FACTOR, MARGIN, 0), (FACTOR, MARGIN, REDIRECT)]
+    if direction == "bridge":
+        return both
+    grid = [(FACTOR, margin, REDIRECT) for margin in _tried(MARGINS, MARGIN)]
+    factors = _tried(FACTORS, FACTOR) if strength == STRENGTH else ()
+    return both[:1] + grid + [(factor, MARGIN, REDIRECT) for factor in factors]
 
 
 def _tried(values: Sequence[float], usual: float) -> tuple[float, ...]:
