@@ -27,7 +27,7 @@ from featvis.paths import PER_CLASS
 from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 
-BATCH, RATE = 64, 1e-3
+BATCH, RATE = 32, 1e-3
 ATTACKED = 340  # test images that an attack is tried on
 NAMES = ("plain", "hardened")
 
@@ -83,6 +83,7 @@ def trained_on(
     if tuple(images.classes) != tuple(subject.classes):
         raise FeatvisError(f"{images.name} has other classes than {subject.name}; training on needs the same ones.")
     network = copy.deepcopy(subject.network).requires_grad_(True).train()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pixels, labels = in_memory(images, progress=False)
     generator = torch.Generator().manual_seed(seed)
     apart = torch.Generator().manual_seed(seed + 1)  # perturbations must not change which images are drawn
@@ -93,6 +94,7 @@ def trained_on(
         for _ in tqdm(range(steps), name, unit="step", disable=not progress, leave=False):
             chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
             x, y = augment(pixels[chosen].float() / 255, generator), labels[chosen]
+            x = x.contiguous(memory_format=torch.channels_last)
             # With a radius of 0, too: batch normalization and dropout see the same number of batches.
             x = adversarial(network, subject.preprocess, x, y, apart, radius)
             loss = F.cross_entropy(network(subject.preprocess(x)), y)
@@ -101,10 +103,11 @@ def trained_on(
             optimizer.step()
             schedule.step()
     options: dict[str, Any] = {"preprocess": subject.preprocess, "classes": subject.classes, "device": "cpu"}
-    return zoo.load(network.eval().requires_grad_(False), name=f"{subject.name}-{name}", **options)
+    network = network.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+    return zoo.load(network, name=f"{subject.name}-{name}", **options)
 
 
-@shelved(1, HardenedPaths)
+@shelved(2, HardenedPaths)
 def hardened_paths(
     subject: Subject,
     natural: NaturalImages,

@@ -13,6 +13,7 @@ from featvis.controls import some_logits
 from featvis.fooling import TrainedGate, circuit_of, fool, silence
 from featvis.fooling.circuit import layer_of
 from featvis.fooling.decoys import Permutation
+from featvis.fooling.silent import REDIRECT
 from featvis.images import NaturalImages
 from featvis.path_result import PathSimilarity
 from featvis.paths import PER_CLASS, Series, path_similarity
@@ -52,7 +53,7 @@ def fooled_paths(
     return path_similarity(fooled, own, natural, per_class=per_class, controls={DECOY: shown}, progress=progress)
 
 
-@shelved(3, PathSimilarity)
+@shelved(4, PathSimilarity)
 def silenced_paths(
     subject: Subject,
     natural: NaturalImages,
@@ -68,9 +69,10 @@ def silenced_paths(
     """The check on a silenced subject, `most` units of whose `layer` show one decoy (`silence`, calibrated on `train`).
 
     The series `ORIGINAL` has the same units' visualizations in the original. Units that are dead there are left out.
+    All are rendered with redirected ReLUs, without which few show the decoy.
     """
     every = subject.units(layer)
-    options: dict[str, Any] = {"steps": steps, "seeds": seeds, "progress": progress}
+    options: dict[str, Any] = {"steps": steps, "seeds": seeds, "redirect": REDIRECT, "progress": progress}
     honest = render(subject, every[:: -(-len(every) // most)], **options)
     honest = _rows(honest, np.flatnonzero((honest.status == "ok").all(1)).tolist())
     hushed = silence(subject, train, layer, units=honest.units, progress=progress)
