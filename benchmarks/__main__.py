@@ -30,10 +30,19 @@ TITLES = {
 
 def processor() -> str:
     """The name of the processor, where Linux tells it."""
+    names = _told("model name")
+    return names[0] if names else platform.processor()
+
+
+def has_bf16() -> bool:
+    """Whether the processor computes in bf16 itself, where Linux tells it; else a step takes seconds."""
+    return any({"avx512_bf16", "amx_bf16"} & set(line.split()) for line in _told("flags"))
+
+
+def _told(about: str) -> list[str]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return [line.split(":")[1].strip() for line in lines if line.startswith(about)]
 
 
 def markdown(found: dict) -> str:
@@ -95,8 +104,7 @@ def main() -> None:
         print("step times ...", file=sys.stderr)
         found["steps"] = steps.measure(rounds, 5, ("fp32",))
     if "bf16" in parts:
-        # Where the processor has no bf16 arithmetic a step takes seconds: once is enough.
-        found["steps_bf16"] = steps.measure(1, 2, ("bf16",))
+        found["steps_bf16"] = steps.measure(*((rounds, 5) if has_bf16() else (1, 2)), ("bf16",))
     if "climb" in parts:
         print("time to the same activation ...", file=sys.stderr)
         found["climb"] = climb.photonet()
