@@ -47,6 +47,27 @@ def counted():
     del RECIPES["double"]
 
 
+def test_an_argument_that_came_later_leaves_what_is_finished_as_it_is(tmp_path):
+    def double(subject, value):
+        return Number(2 * value)
+
+    shelf, subject = Shelf(tmp_path), small_subject()
+    try:
+        assert shelved(1, Number)(double)(subject, 4, shelf=shelf).value == 8
+        entry = entry_of(shelf)
+
+        def double(subject, value, more=0):
+            return Number(2 * value + more + 100)
+
+        again = shelved(1, Number, later=("more",))(double)
+        assert again(subject, 4, shelf=shelf).value == again(subject, 4, more=0, shelf=shelf).value == 8
+        assert entry_of(shelf) == entry
+        assert again(subject, 4, more=1, shelf=shelf).value == 109
+        assert len(list(shelf.entries())) == 2
+    finally:
+        del RECIPES["double"]
+
+
 def entry_of(shelf):
     (entry,) = shelf.entries()
     return entry

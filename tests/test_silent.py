@@ -716,6 +716,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report.measured, "__defaults__", (8, 4, True))
 
 
+def test_the_help_tells_the_defaults_of_the_recipe(capsys):
+    with pytest.raises(SystemExit):
+        main(["silence", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    usual = {"direction": silent.DIRECTIONS[0], "strength": silent.STRENGTH, "factor": silent.FACTOR}
+    for name, value in (usual | {"margin": silent.MARGIN, "redirect": silent.REDIRECT}).items():
+        about = told.rpartition(f"--{name} {name.upper()}" if name != "direction" else "--direction {patch,bridge}")[2]
+        text = value if isinstance(value, str) else f"{value:g}"
+        assert about.partition("(default ")[2].startswith(f"{text})"), name
+
+
 @pytest.mark.parametrize("decoy", [None, "conv2:3", "picture"])
 def test_featvis_silence_writes_the_network_its_report_and_pictures(tmp_path, capsys, small, decoy):
     out, images = tmp_path / "out", folder_of(tmp_path / "natural")
