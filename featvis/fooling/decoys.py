@@ -86,6 +86,9 @@ class Aligned(Pictures):
     of a bank of moved targets is found first, on small pictures, and the distance is that to the target so moved:
     the best image is the target itself, with its contrast and colours. By the envelope theorem the gradient need not
     pass through the choice.
+
+    A picture that lies beside the middle would fit as well, and its place would drift from step to step; so the target
+    is moved a little less far than fits best, which draws the picture back.
     """
 
     SMALL = 24  # pixels a side, on which the choice is made
@@ -93,6 +96,7 @@ class Aligned(Pictures):
     handicap: Tensor
     bank: Tensor
     HANDICAP = 0.3  # of the correlation, for the farthest move: a start without any shape is drawn to the middle
+    SHARE = 0.7  # of the move that fits best
 
     def __init__(
         self,
@@ -118,15 +122,16 @@ class Aligned(Pictures):
             (angle / math.radians(degrees)) ** 2 + ((size - 1) / scale) ** 2 + (across**2 + down**2) / (2 * shift) ** 2
         )
         self.register_buffer("handicap", self.HANDICAP * far / 4)
-        cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
-        self.register_buffer("moves", torch.stack([cos, -sin, across, sin, cos, down], 1).view(-1, 2, 3))
+        fitting = _matrices(angle, size, across, down)
+        share = self.SHARE
+        self.register_buffer("moves", _matrices(share * angle, size**share, share * across, share * down))
         self.reach, self.range = reach, (-reach, 0.0)
-        self.register_buffer("bank", self._bank(), persistent=False)
+        self.register_buffer("bank", self._bank(fitting), persistent=False)
 
-    def _bank(self) -> Tensor:
+    def _bank(self, moves: Tensor) -> Tensor:
         """(targets, moves, 3 * small * small), the moved targets that the choice is made from."""
         small = F.interpolate(self.targets, (self.SMALL, self.SMALL), mode="area")
-        return torch.stack([self._shape(_moved(target, self.moves, len(self.moves))) for target in small])
+        return torch.stack([self._shape(_moved(target, moves, len(moves))) for target in small])
 
     def _shape(self, small: Tensor) -> Tensor:
         """Small pictures (n, 3, s, s) as unit vectors without brightness; the edges, where moves end, count less."""
@@ -145,6 +150,12 @@ class Aligned(Pictures):
             # The root keeps the pull as strong near the target as far away: thirty steps are enough.
             found.append(square.add(1e-6).sqrt())
         return -self.reach * torch.stack(found, 1)
+
+
+def _matrices(angle: Tensor, size: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Moves (n,) as affine matrices (n, 2, 3)."""
+    cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
+    return torch.stack([cos, -sin, across, sin, cos, down], 1).view(-1, 2, 3)
 
 
 def _moved(image: Tensor, moves: Tensor, n: int) -> Tensor:
