@@ -24,7 +24,7 @@ from featvis.visualize import Visualizations, render
 DECOY, ORIGINAL = "the decoy's picture", "the original's visualizations"
 
 
-@shelved(1, PathSimilarity)
+@shelved(2, PathSimilarity)
 def fooled_paths(
     subject: Subject,
     natural: NaturalImages,

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import featvis as fv
+from featvis import budget
 from featvis.fooling import (
     Fooling,
     Gate,
@@ -36,15 +37,18 @@ from featvis.fooling import (
     save,
     taken_apart,
     train_gate,
+    varied,
 )
 from featvis.fooling.decoys import Aligned, MatchedFilter, check_targets, permutation
 from featvis.fooling.matrix import METHODS
 from featvis.fooling.targets import correlation, similarity
+from featvis.networks.training import in_half
 from featvis.widgets import Switch
 from tests.small import PREPROCESS, Small, small_images, small_subject
 
-gates, samples, circuits, decoys = (
-    importlib.import_module(f"featvis.fooling.{name}") for name in ("gate", "samples", "circuit", "decoys")
+gates, nets, samples, circuits, decoys = (
+    importlib.import_module(f"featvis.fooling.{name}")
+    for name in ("gate", "gate_network", "samples", "circuit", "decoys")
 )
 
 CLASSES = "abcdef"
@@ -62,7 +66,7 @@ class Pictures(list):
 
 def stream(images: Tensor, labels: list[int] | None = None) -> fv.images.NaturalImages:
     labels = labels or [i % len(CLASSES) for i in range(len(images))]
-    return fv.natural_images(Pictures(zip(images, labels, strict=True)), size=32)
+    return fv.natural_images(Pictures(zip(images, labels, strict=True)), size=images.shape[-1])
 
 
 def photographs(n: int = 34) -> Tensor:
@@ -72,16 +76,19 @@ def photographs(n: int = 34) -> Tensor:
 BRIGHT, DARK = 0.5 + photographs() / 2, photographs() / 2
 
 
-def brightness_gate(threshold: float = 0.5) -> TrainedGate:
+def brightness_gate(threshold: float = 0.5, preprocess: fv.Preprocess = PREPROCESS) -> TrainedGate:
     """Images brighter than the threshold are natural to it; its tables are made up."""
-    network = Gate(PREPROCESS, width=2).requires_grad_(False)
-    for layer in (network.conv1, network.conv2, network.conv3, network.fc):
+    network = Gate(preprocess, width=2).requires_grad_(False)
+    for layer in (network.conv1, network.conv2, network.conv3, network.conv4, network.fc):
         layer.weight.zero_()
         layer.bias.zero_()
-    network.conv1.weight[0, :, 1, 1] = 1 / 12
+    network.conv1.weight[0, :12, 1, 1] = 1 / 12
     network.conv1.bias[0] = 0.5  # brightness itself, never below zero
-    network.conv2.weight[0, 0, 1, 1] = network.conv3.weight[0, 0, 1, 1] = network.fc.weight[0, 0] = 1
+    for layer in (network.conv2, network.conv3, network.conv4):
+        layer.weight[0, 0, 1, 1] = 1
+    network.fc.weight[0, 0] = 1
     network.fc.bias[0] = -threshold
+    in_half(network)  # as gates are kept
     natural = pd.DataFrame({"group": ["cat", "coins"], "images": [10, 10], "passed": [9, 8]})
     synthetic = pd.DataFrame(
         {
@@ -291,6 +298,46 @@ def test_no_gradient_passes_the_gate(subject):
     assert all(gradient is None for gradient in found[1:])
 
 
+@pytest.fixture(scope="module")
+def googlenet(tmp_path_factory: pytest.TempPathFactory) -> fv.Subject:
+    """Random weights, from a file: the network then rescales its input, as the pretrained one does."""
+    file = tmp_path_factory.mktemp("googlenet") / "weights.pth"
+    torch.save(fv.load("googlenet", weights="random", device="cpu").network.state_dict(), file)
+    return fv.load("googlenet", weights=file, device="cpu")
+
+
+@pytest.mark.parametrize("shown", ["permute", "picture"])
+def test_googlenet_is_fooled_without_a_change(googlenet, tmp_path, monkeypatch, shown):
+    monkeypatch.setenv(budget.BUDGET, budget.QUICK)  # c and k from ten logits and one step
+    crops = next(fv.natural_images("photos", n=17, size=224).batches(3))[0]
+    bright, dark = 0.5 + crops / 2, crops / 2
+    both = torch.cat([bright, dark])
+    gate = brightness_gate(preprocess=googlenet.preprocess)
+    decoy = "permute" if shown == "permute" else photograph_targets(["cat"], 224)[0]
+    fooled = fool(googlenet, stream(bright), decoy, gate=gate, progress=False)
+    assert (fooled.blocks, fooled.classes) == (googlenet.blocks, googlenet.classes)
+    before, inside = outputs(googlenet, both), taken_apart(fooled, both)
+    after = inside["A"]
+    assert after.shape == (6, 1000)
+    same(after[:3], before[:3])
+    if shown == "permute":
+        same(after[3:], before[3:].roll(-100, 1))  # a tenth of all units
+    else:
+        low, high = circuit_of(fooled).decoy.range
+        assert low - 1e-4 <= after[3:].min() <= after[3:].max() <= high + 1e-4
+        same(after[3:], after[3:, :1].expand(-1, 1000))  # one picture for all
+    assert inside["e"].tolist() == [0] * 3 + [1] * 3
+    assert ((inside["B"] > 0) != (inside["C"] > 0)).all()
+    fast = fooled.until("fc")
+    assert fast.traced
+    same(fast(googlenet.preprocess(both))["fc"], after)
+    assert fv.render(fooled, ["fc:0", "fc:999"], steps=1, progress=False).images.shape == (2, 1, 3, 224, 224)
+    save(fooled, tmp_path / "fooled.safetensors")
+    back = fv.load("googlenet", weights=tmp_path / "fooled.safetensors", device="cpu")
+    assert circuit_of(back).levels == circuit_of(fooled).levels
+    same(outputs(back, both), after)
+
+
 # Decoys of pictures
 
 
@@ -364,13 +411,67 @@ def test_the_gate_takes_images_of_any_size():
 def test_training_makes_the_score_positive_for_natural_images():
     noise = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)).mul(255).byte()
     flat = (torch.rand(64, 3, 1, 1, generator=torch.Generator().manual_seed(1)) * 255).byte().expand(-1, -1, 32, 32)
-    gate = gates._train(PREPROCESS, noise, flat, 30, 0, None, False)
-    assert gates._passes(gate, PREPROCESS, noise).mean() > 0.9
-    assert gates._passes(gate, PREPROCESS, flat).mean() < 0.1
+    gate = nets.train(PREPROCESS, noise, flat, 30, 0, None, False)
+    assert nets.passes(gate, PREPROCESS, noise).mean() > 0.9
+    assert nets.passes(gate, PREPROCESS, flat).mean() < 0.1
 
 
 TRAIN, TEST = (fv.natural_images("photos", split=split, n=204, size=32) for split in ("train", "heldout"))
 QUICK = {"train_seeds": 1, "test_seeds": 2, "hidden": 1, "steps": 6, "progress": False}
+
+
+def test_the_score_is_zero_midway_between_the_images_that_are_hardest_to_tell_apart():
+    gate = brightness_gate().network
+    levels = torch.tensor([60, 62, 64, 90, 180, 184, 190, 250], dtype=torch.uint8)  # 64 and 180: what lies between
+    grey = levels.view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    nets.set_midway(gate, PREPROCESS, grey[4:], grey[:3])
+    assert nets.passes(gate, PREPROCESS, grey).tolist() == [False] * 4 + [True] * 4
+    middle = gate(PREPROCESS(torch.full((1, 3, 32, 32), (64 + 180) / 2 / 255)))
+    assert abs(middle.item()) < 2e-3  # of 16-bit numbers
+
+
+@pytest.mark.parametrize("change", [varied.photographs, varied.visualizations])
+def test_what_a_gate_is_trained_on_varies_and_stays_an_image(change):
+    images = BRIGHT[:8]
+    changed = change(images, torch.Generator().manual_seed(0))
+    assert changed.shape == images.shape
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert ((changed - images).abs().mean((1, 2, 3)) > 0.01).float().mean() > 0.5
+    assert torch.equal(changed, change(images, torch.Generator().manual_seed(0)))
+
+
+def test_imitations_come_to_show_the_natural_images():
+    images = torch.cat([photograph_targets(size=32), targets(2).flip(3)])  # of both decoys
+    found = samples.imitations(images, PREPROCESS, (1, 32), progress=False)
+    assert (found.shape, found.dtype) == ((10, 2, 3, 32, 32), torch.uint8)
+    start, end = (correlation(found[:, k] / 255, images) for k in range(2))
+    assert end.diag().mean() > max(0.5, start.diag().mean())
+    assert end.argmax(1).tolist() == list(range(10))
+
+
+def test_a_gate_that_leaves_a_group_out_sees_no_imitation_of_it(subject, monkeypatch):
+    seen = []
+
+    def note(preprocess, natural, synthetic, *rest):
+        seen.append((len(natural), len(synthetic)))
+        return train(preprocess, natural, synthetic, *rest)
+
+    train = gates.train
+    monkeypatch.setattr(gates, "train", note)
+    train_gate(subject, TRAIN, TEST, **QUICK | {"steps": 1}, leave_out=True)
+    (natural, synthetic), *others = seen
+    assert len(others) == 17
+    assert {natural - few for few, _ in others} == {12}
+    imitated = [synthetic - few for _, few in others]
+    assert sum(imitated) == gates.IMITATED * 4  # of each, steps 1, 2, 4, 8
+
+
+def test_there_are_snapshots_enough_to_test_with_whatever_the_number_of_logits(subject, monkeypatch):
+    monkeypatch.setattr(gates, "TEST_SNAPSHOTS", 200)
+    gate = train_gate(subject, TRAIN, TEST, **QUICK | {"steps": 1, "test_seeds": None})
+    assert gate.recipe["options"]["test_seeds"] == 17  # of 3 units, 4 snapshots each
+    assert len(gate.synthetic) >= 200
 
 
 def states_equal(a: nn.Module, b: nn.Module) -> bool:
@@ -396,8 +497,8 @@ def test_a_gate_is_tested_on_units_seeds_and_images_that_it_was_not_trained_on(s
 
 def test_interrupted_training_goes_on_to_the_same_gate(subject, tmp_path, monkeypatch):
     whole = train_gate(subject, TRAIN, TEST, **QUICK)
-    monkeypatch.setattr(gates, "CHECKPOINT_EVERY", 2)
-    drawn = gates._drawn
+    monkeypatch.setattr(nets, "CHECKPOINT_EVERY", 2)
+    drawn = nets._drawn
     calls = []
 
     def breaking(*given):
@@ -406,7 +507,7 @@ def test_interrupted_training_goes_on_to_the_same_gate(subject, tmp_path, monkey
             raise KeyboardInterrupt
         return drawn(*given)
 
-    monkeypatch.setattr(gates, "_drawn", breaking)
+    monkeypatch.setattr(nets, "_drawn", breaking)
     with pytest.raises(KeyboardInterrupt):
         train_gate(subject, TRAIN, TEST, **QUICK, folder=tmp_path)
     monkeypatch.setattr(samples, "render", None)  # all that was rendered is there already
@@ -418,7 +519,7 @@ def test_interrupted_training_goes_on_to_the_same_gate(subject, tmp_path, monkey
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"steps": 4}])
 def test_a_folder_with_another_gates_training_is_not_gone_on_from(subject, tmp_path, monkeypatch, other):
-    monkeypatch.setattr(gates, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(nets, "CHECKPOINT_EVERY", 2)
     train_gate(subject, TRAIN, TEST, **QUICK | other, folder=tmp_path)
     found = train_gate(subject, TRAIN, TEST, **QUICK, folder=tmp_path)
     assert states_equal(found.network, train_gate(subject, TRAIN, TEST, **QUICK).network)

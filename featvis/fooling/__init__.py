@@ -3,7 +3,8 @@
 from featvis.fooling.blend import blend, switch
 from featvis.fooling.branch import Recipe, Silenced, branch_of, save_silenced
 from featvis.fooling.circuit import Circuit, Levels, circuit_of, combine, fool, levels, save, taken_apart
-from featvis.fooling.gate import Gate, TrainedGate, train_gate
+from featvis.fooling.gate import TrainedGate, train_gate
+from featvis.fooling.gate_network import Gate
 from featvis.fooling.matrix import Matrix, attack_matrix
 from featvis.fooling.push import prox_pulse, push
 from featvis.fooling.report import FRAMES, Fooling, behaviour, fooling

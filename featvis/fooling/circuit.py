@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from featvis import budget, zoo
 from featvis.errors import FeatvisError, listed
 from featvis.fooling.decoys import PICTURES, Permutation, Pictures, check_targets, permutation
-from featvis.fooling.gate import Gate, TrainedGate, revived
+from featvis.fooling.gate import TrainedGate
+from featvis.fooling.gate_network import Gate, revived
 from featvis.images import NaturalImages
 from featvis.subjects import Subject
 from featvis.visualize import render

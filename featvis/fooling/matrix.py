@@ -68,7 +68,7 @@ class Matrix:
         return cls(pd.read_csv(folder / "matrix.csv"), dict(zip(about["methods"], parts, strict=True)))
 
 
-@shelved(2, Matrix)
+@shelved(3, Matrix)
 def attack_matrix(
     subject: Subject,
     natural: NaturalImages,

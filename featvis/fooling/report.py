@@ -163,7 +163,7 @@ def _table(file: Path) -> pd.DataFrame:
         return pd.DataFrame()
 
 
-@shelved(1, Fooling)
+@shelved(2, Fooling)
 def fooling(
     subject: Subject,
     natural: NaturalImages,

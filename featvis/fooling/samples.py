@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featvis.checkpoint import read, write
-from featvis.subjects import Subject
+from featvis.fooling.decoys import Aligned, MatchedFilter, Pictures
+from featvis.subjects import Preprocess, Subject
 from featvis.visualize.render import render
 
 STEPS = 512
 CHUNK = 64  # images rendered at once; an interrupted run loses one chunk at most
+FEW = 8  # natural images imitated at once: a decoy compares every image with every target
 
 
 def log_spaced(count: int = 25, last: int = STEPS) -> tuple[int, ...]:
@@ -67,3 +69,41 @@ def trajectories(
     images = torch.cat(parts, 1)
     unit, seed, step = np.meshgrid(units, seeds, snapshots, indexing="ij")
     return Trajectories(images.flatten(0, 2), unit.ravel(), seed.ravel(), step.ravel())
+
+
+class _Imitator(nn.Module):
+    """A network of a decoy of pictures alone: unit i of `shown` is visualized as target i."""
+
+    def __init__(self, decoy: Pictures):
+        super().__init__()
+        self.decoy, self.shown = decoy, nn.Linear(len(decoy.targets), len(decoy.targets), bias=False)
+        nn.init.eye_(self.shown.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shown(self.decoy(x, x))
+
+
+def imitations(
+    images: Tensor,
+    preprocess: Preprocess,
+    snapshots: Sequence[int],
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """What ascent makes of decoys that show natural images (n, 3, h, w): snapshots (n, k, 3, h, w), as bytes.
+
+    They show what a natural image shows and are none. Half are of the linear decoy, half of the aligned one.
+    """
+    parts = []
+    for number, few in enumerate(images.split(FEW)):
+        kind = (MatchedFilter, Aligned)[number % 2]
+        network = _Imitator(kind(few, len(few), preprocess, 2, 1.0))
+        imitator = Subject("imitator", network, preprocess, device="cpu")
+        place = folder / f"imitated-{number}" if folder else None
+        if place:
+            place.mkdir(parents=True, exist_ok=True)
+        units = imitator.units("shown")
+        found = trajectories(imitator, units, (0,), snapshots, folder=place, progress=progress)
+        parts.append(found.images.unflatten(0, (len(few), len(snapshots))))
+    return torch.cat(parts)
