@@ -17,6 +17,7 @@ PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman",
 TITLES = {
     "steps": "Milliseconds per image and step, GoogLeNet (random weights), 224 px",
     "steps_bf16": "The same in bf16 (fast only where the processor has bf16 arithmetic)",
+    "bf16_pictures": "Activation (in float32) of finished pictures, PhotoNet, 96 px, as multiples of float32's",
     "climb": "Activation of the finished image, and time to it, against Lucent: PhotoNet, 96 px",
     "climb_googlenet": "The same: GoogLeNet (random weights), 224 px",
     "memory": "Peak memory of many pictures, and of scanning many images for exemplars of all blocks: PhotoNet, 96 px",
@@ -104,6 +105,7 @@ def main() -> None:
         print("step times ...", file=sys.stderr)
         found["steps"] = steps.measure(rounds, 5, ("fp32",))
     if "bf16" in parts:
+        found["bf16_pictures"] = climb.bf16_pictures(*([16] if options.quick else []))
         found["steps_bf16"] = steps.measure(*((rounds, 5) if has_bf16() else (1, 2)), ("bf16",))
     if "climb" in parts:
         print("time to the same activation ...", file=sys.stderr)

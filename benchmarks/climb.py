@@ -68,12 +68,42 @@ def measure(subject: Subject, units: Sequence[str], steps: Sequence[int] = STEPS
     return rows
 
 
-def photonet() -> list[dict]:
-    """Four units of four layers each, and eight logits, of PhotoNet at 96 px."""
-    subject = fv.load("photonet", device="cpu")
+def some_units(subject: Subject) -> list[str]:
+    """Four units of four layers each, and every other logit, of PhotoNet."""
     layers = ("inception3b", "inception4b", "inception4e", "inception5b")
     units = [f"{layer}:{i}" for layer in layers for i in torch.arange(4).mul(subject.channels(layer) // 4).tolist()]
-    return measure(subject, units + subject.units("fc")[::2])
+    return units + subject.units("fc")[::2]
+
+
+def photonet() -> list[dict]:
+    """`some_units` at 96 px."""
+    subject = fv.load("photonet", device="cpu")
+    return measure(subject, some_units(subject))
+
+
+def bf16_pictures(steps: int = 256) -> list[dict]:
+    """What the plain network in float32 makes of pictures of both precisions, from two seeds: do those in bf16 suffer?
+
+    Another seed in float32 says how much pictures of one unit differ anyway.
+    """
+    subject = fv.load("photonet", device="cpu")
+    units = some_units(subject)
+    ways = {"fp32": ("fp32", 0), "fp32, another seed": ("fp32", 1), "bf16": ("bf16", 0)}
+    found = {}
+    for name, (precision, seed) in ways.items():
+        pictures = fv.render(subject, units, steps=steps, seeds=[seed], precision=precision, progress=False)
+        found[name] = np.array([activation(subject, unit, pictures[unit]) for unit in units])
+    ratios = {name: values / found["fp32"] for name, values in found.items()}
+    return [
+        {
+            "pictures": name,
+            "units": len(units),
+            "times_fp32": float(np.median(values)),
+            "least": float(values.min()),
+            "most": float(values.max()),
+        }
+        for name, values in ratios.items()
+    ]
 
 
 def googlenet() -> list[dict]:
