@@ -495,6 +495,13 @@ def test_a_gate_is_tested_on_units_seeds_and_images_that_it_was_not_trained_on(s
     assert not states_equal(gate.network, train_gate(subject, TRAIN, TEST, **QUICK, seed=1).network)
 
 
+def test_a_gate_may_see_short_ascents_alone(subject):
+    gate = train_gate(subject, TRAIN, TEST, **QUICK | {"steps": 1}, ascent=4)
+    assert set(gate.synthetic["step"]) == {1, 2, 4}
+    assert gate.recipe["options"]["ascent"] == 4
+    assert "ascent" not in train_gate(subject, TRAIN, TEST, **QUICK | {"steps": 1}).recipe["options"]
+
+
 def test_interrupted_training_goes_on_to_the_same_gate(subject, tmp_path, monkeypatch):
     whole = train_gate(subject, TRAIN, TEST, **QUICK)
     monkeypatch.setattr(nets, "CHECKPOINT_EVERY", 2)

@@ -53,7 +53,7 @@ HONEST = "no attack"  # "none" would be read as a missing value
 CONTROLS = (Attack("none, logits", "", (0.0,), False), Attack("none, hidden units", "", (0.0,), True))
 KEPT = 3  # units whose pictures are kept for each attack
 SAMPLE = 7  # seed of the sample of units
-MADE = 2  # to be raised when an attack changes: finished results of earlier ones are not used again
+MADE = 3  # to be raised when an attack changes: finished results of earlier ones are not used again
 
 
 def case_name(network: str, attack: str, strength: float) -> str:

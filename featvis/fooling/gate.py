@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from featvis import budget
 from featvis.errors import FeatvisError
 from featvis.fooling.gate_network import Gate, passes, revived, set_midway, train
-from featvis.fooling.samples import Trajectories, imitations, log_spaced, trajectories
+from featvis.fooling.samples import STEPS, Trajectories, imitations, log_spaced, trajectories
 from featvis.images import NaturalImages
 from featvis.networks.training import in_memory
 from featvis.shelf import shares_differ, shelved
@@ -113,7 +113,7 @@ class TrainedGate:
         return cls(revived(load_file(file)), **tables, trained_on=tuple(about["trained_on"]), recipe=about["recipe"])
 
 
-@shelved(2, TrainedGate, free=("folder", "progress"))
+@shelved(2, TrainedGate, free=("folder", "progress"), later=("ascent",))
 def train_gate(
     subject: Subject,
     natural: NaturalImages,
@@ -125,6 +125,7 @@ def train_gate(
     steps: int = 1200,
     leave_out: bool = False,
     seed: int = 0,
+    ascent: int = STEPS,
     folder: Path | None = None,
     progress: bool = True,
 ) -> TrainedGate:
@@ -132,7 +133,8 @@ def train_gate(
 
     natural, test  natural images to train and to test with; they must not share pixels
     train_seeds    visualizations of every other logit to train with; of the rest, `test_seeds` each to test with. Each
-                   has 27 snapshots from step 1 to 512. By default 15 to test with, or as many as give 3,000 snapshots
+                   has 27 snapshots from step 1 to 512, or those up to step `ascent`. By default 15 to test with, or as
+                   many as give 3,000 snapshots
     hidden         units of each hidden layer but the first two that it is also trained on: without them it takes
                    smooth pictures of classes that it was not shown for natural ones. It is also trained on pictures of
                    some natural training images that ascent makes of decoys (see `imitations`)
@@ -159,7 +161,7 @@ def train_gate(
         for name in places:
             places[name] = folder / name
             (folder / name).mkdir(parents=True, exist_ok=True)
-    snapshots = budget.within((*EARLY, *log_spaced()))
+    snapshots = budget.within(tuple(step for step in (*EARLY, *log_spaced()) if step <= ascent))
     if test_seeds is None:
         test_seeds = budget.most(max(TEST_SEEDS, -(-TEST_SNAPSHOTS // (len(units[1::2]) * len(snapshots)))), 1)
 
@@ -199,6 +201,7 @@ def train_gate(
         "steps": steps,
         "leave_out": leave_out,
         "seed": seed,
+        **({} if ascent == STEPS else {"ascent": ascent}),
     }
     return TrainedGate(
         network,
