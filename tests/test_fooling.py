@@ -488,6 +488,7 @@ def test_a_gate_is_tested_on_units_seeds_and_images_that_it_was_not_trained_on(s
     assert tuple(gate.natural["group"]) == tuple(gate.unseen["group"]) == TEST.classes
     assert (gate.natural["images"] == 12).all()
     assert (gate.unseen["images"] == 12).all()
+    assert gate.unseen["missed"].between(0, 1).all()
     assert gate.recipe["gate"] == subject.fingerprint
     again = train_gate(subject, TRAIN, TEST, **QUICK)
     assert states_equal(gate.network, again.network)
