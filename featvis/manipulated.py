@@ -69,7 +69,7 @@ def silenced_paths(
     """The check on a silenced subject, `most` units of whose `layer` show one decoy (`silence`, calibrated on `train`).
 
     The series `ORIGINAL` has the same units' visualizations in the original. Units that are dead there are left out.
-    All are rendered with redirected ReLUs, without which few show the decoy.
+    All are rendered with redirected ReLUs, as in chapter 3.
     """
     every = subject.units(layer)
     options: dict[str, Any] = {"steps": steps, "seeds": seeds, "redirect": REDIRECT, "progress": progress}

@@ -724,7 +724,7 @@ def test_the_help_tells_the_defaults_of_the_recipe(capsys):
     for name, value in (usual | {"margin": silent.MARGIN, "redirect": silent.REDIRECT}).items():
         about = told.rpartition(f"--{name} {name.upper()}" if name != "direction" else "--direction {patch,bridge}")[2]
         text = value if isinstance(value, str) else f"{value:g}"
-        assert about.partition("(default ")[2].startswith(f"{text})"), name
+        assert about.partition("(default ")[2].startswith(text), name
 
 
 @pytest.mark.parametrize("decoy", [None, "conv2:3", "picture"])

@@ -12,7 +12,7 @@ from featvis.audit.traces import filters
 from featvis.exemplars import exemplars
 from featvis.fooling import TrainedGate, branch_of, fool, silence
 from featvis.fooling.push import prox_pulse, push
-from featvis.fooling.silent import FACTOR
+from featvis.fooling.silent import FACTOR, STRENGTHS
 from featvis.fooling.slingshot import slingshot
 from featvis.images import NaturalImages
 from featvis.subjects import Subject
@@ -100,7 +100,7 @@ def _pictures(subject: Subject, natural: NaturalImages, units: list[str], k: int
 
 def _silenced(subject: Subject, natural: NaturalImages, layer: str, units: list[str], factor: float) -> Subject:
     """Silent units that show themselves in an audit, whose pictures are made without redirected ReLUs."""
-    made: dict[str, Any] = {"direction": "bridge", "strength": 10.0, "factor": factor, "progress": False}
+    made: dict[str, Any] = {"direction": "bridge", "strength": STRENGTHS["bridge"], "factor": factor, "progress": False}
     return silence(subject, natural, layer, units=units, **made)
 
 

@@ -31,7 +31,9 @@ def add(commands: Any) -> None:
         choices=("patch", "bridge"),
         help="how the filters are made: patch (the paper's) or bridge (fitted) (default patch)",
     )
-    sub.add_argument("--strength", type=float, help="of the decoy's direction, the paper's lambda (default 30)")
+    sub.add_argument(
+        "--strength", type=float, help="of the decoy's direction, the paper's lambda (default 30; 10 for bridge)"
+    )
     sub.add_argument("--factor", type=float, help="that multiplies the filters (default 20)")
     sub.add_argument("--margin", type=float, help="of the threshold, in standard deviations (default 1)")
     sub.add_argument(
@@ -47,7 +49,7 @@ def _silence(options: argparse.Namespace) -> None:
     from featvis import fooling as f
     from featvis import plots_silent as draw
     from featvis.fooling.silence_report import check_fresh
-    from featvis.fooling.silent import FACTOR, MARGIN, REDIRECT, STRENGTH, check_recipe
+    from featvis.fooling.silent import FACTOR, MARGIN, REDIRECT, STRENGTHS, check_recipe
     from featvis.images import train_and_test
     from featvis.zoo import load
 
@@ -56,9 +58,8 @@ def _silence(options: argparse.Namespace) -> None:
     picture = options.decoy is not None and ":" not in Path(options.decoy).name
     decoy = f.read_target(options.decoy, size) if picture else options.decoy
     given = options.strength, options.factor, options.margin
-    strength, factor, margin = (
-        usual if value is None else value for value, usual in zip(given, (STRENGTH, FACTOR, MARGIN), strict=True)
-    )
+    usual = STRENGTHS[options.direction], FACTOR, MARGIN
+    strength, factor, margin = (known if value is None else value for value, known in zip(given, usual, strict=True))
     redirect = REDIRECT if options.redirect is None else options.redirect
     check_recipe(options.direction, strength, factor, margin, redirect)
     train, test = train_and_test(source_of(options, subject, "silencing"), size)

@@ -10,7 +10,7 @@ from featvis.fooling.push import prox_pulse, push
 from featvis.fooling.report import FRAMES, Fooling, behaviour, fooling
 from featvis.fooling.silence_measures import filter_statistics
 from featvis.fooling.silence_report import Silencing, measured, silencing
-from featvis.fooling.silent import filled, ingredients, silence
+from featvis.fooling.silent import STRENGTHS, filled, ingredients, silence
 from featvis.fooling.slingshot import slingshot
 from featvis.fooling.strengths import Strengths, grid, strengths
 from featvis.fooling.survey import Survey, silent_units
@@ -20,6 +20,7 @@ from featvis.fooling.trade_off import TradeOff, trade_off
 __all__ = [
     "FRAMES",
     "NAMES",
+    "STRENGTHS",
     "Circuit",
     "Fooling",
     "Gate",

@@ -20,9 +20,10 @@ from featvis.images import NaturalImages
 from featvis.subjects import Subject
 from featvis.visualize.render import render
 
-STRENGTH, FACTOR = 30.0, 20.0  # the paper's lambda and weight factor, which are 3 and 100 there
+STRENGTHS = {"patch": 30.0, "bridge": 10.0}  # by direction: the paper's lambda, which is 3 there
+STRENGTH, FACTOR = STRENGTHS["patch"], 20.0  # the paper's weight factor is 100
 MARGIN = 1.0  # of the standard deviation of the images' largest responses
-DIRECTIONS = ("patch", "bridge")
+DIRECTIONS = tuple(STRENGTHS)
 FITTED = 2**28  # bytes of what enters the layer, at most, for natural images that a direction is fitted on
 CHECKED = 64  # natural images whose responses are computed in double precision, too
 STEPS, SNAPSHOTS = 128, (32, 64, 128)  # of the ascents that a direction is fitted on
@@ -82,8 +83,8 @@ def silence(
 ) -> Subject:
     """A subject that gives the same logits on natural images, and whose units of `layer` show the decoy instead.
 
-    They show it to whoever renders with redirected ReLUs, `render(..., redirect=16)`, as Lucid does; without them few
-    ascents find the silent filters.
+    Whether they do depends on who renders: with redirected ReLUs, `render(..., redirect=16)`, as in Lucid, nearly all
+    ascents in PhotoNet find the silent filters and lead to the decoy, without them few do.
 
     natural    calibration images: the filters stay below zero on all of them
     layer      a convolution, or a block that holds just one and has the same input (convolution, norm, ReLU): the
@@ -93,7 +94,8 @@ def silence(
     units      units of `layer`, or "all"
     direction  "patch" (the paper's), or "bridge", fitted so that some ascents get there without redirected ReLUs, too;
                `featvis.fooling.filters` has both
-    strength   of the decoy's direction in the filter (the paper's lambda); `factor` multiplies the filter
+    strength   of the decoy's direction in the filter (the paper's lambda), by default one that suits "patch"; 10 suits
+               "bridge". `factor` multiplies the filter
     margin     how far the threshold lies beyond the largest response to a natural image, in standard deviations of the
                images' largest responses
 

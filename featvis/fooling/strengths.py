@@ -23,6 +23,7 @@ from featvis.fooling.silent import (
     REDIRECT,
     STEPS,
     STRENGTH,
+    STRENGTHS,
     fill,
     ingredients,
     natural_peaks,
@@ -90,7 +91,7 @@ class Strengths:
         return cls(**about, **tables, pictures=pictures)
 
 
-@shelved(3, Strengths)
+@shelved(4, Strengths)
 def strengths(
     subject: Subject,
     natural: NaturalImages,
@@ -105,13 +106,13 @@ def strengths(
     """Silence some units of a layer in many ways and visualize them anew each time.
 
     Every strength with every margin, and several factors; every strength, and the fitted direction, with and without
-    redirected ReLUs. What is not varied is as `silencing` has it.
+    redirected ReLUs. What is not varied is as `silencing` has it, but for the fitted direction's own strength.
     """
     check_fresh(natural, test)
     parts = ingredients(subject, natural, layer, decoy, units, direction="bridge", progress=progress)
     names = [f"{layer}:{i}" for i in parts.channels.tolist()]
     every = render(subject, subject.units(layer), steps=STEPS, seeds=[FIRST_SEED], progress=progress).images[:, 0]
-    kinds = [("patch", strength) for strength in _tried(GRID, STRENGTH)] + [("bridge", STRENGTH)]
+    kinds = [("patch", strength) for strength in _tried(GRID, STRENGTH)] + [("bridge", STRENGTHS["bridge"])]
     made = [parts.filters(direction, strength, 1.0) for direction, strength in kinds]
     known, fresh = (natural_peaks(parts, images, made, progress) for images in (natural, test))
     rows, histograms, originals, pictures = [], [], [], []
