@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featvis.images import _Stream
+from featvis.streams import Stream
 from featvis.subjects import Subject
 
 
-class Drawn(_Stream):
+class Drawn(Stream):
     """`count` images of a subject's size, drawn anew each time they are asked for, with labels 0 to `classes` - 1."""
 
     name = "drawn"

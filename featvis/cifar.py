@@ -15,7 +15,8 @@ from torch import Tensor
 
 from featvis._torchvision import torchvision
 from featvis.errors import FeatvisError, listed, reason
-from featvis.images import DatasetImages, FolderImages, _digest, _Stream
+from featvis.images import DatasetImages, FolderImages, _digest
+from featvis.streams import Stream
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDER = "FEATVIS_CIFAR10"
@@ -23,7 +24,7 @@ SIZE = 32
 _PARTS = {"train": "train", "heldout": "test", "test": "test"}
 
 
-class Cifar10Images(_Stream):
+class Cifar10Images(Stream):
     """CIFAR-10's images, scaled as a whole where `size` is not 32. `origin` says where they come from."""
 
     def __init__(self, source: FolderImages | DatasetImages, part: str, size: int):

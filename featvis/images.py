@@ -10,18 +10,18 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from featvis import budget, photographs
 from featvis.errors import FeatvisError, listed
+from featvis.streams import NaturalImages as NaturalImages
+from featvis.streams import Stream
 
-Batch = tuple[Tensor, Tensor, list[str]]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 _BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 PHOTO_CROPS = {"train": 6800, "heldout": 5100, "all": 11_900}  # 400, 300 and 700 crops of each photograph
@@ -29,119 +29,7 @@ OWN = ("cifar10", "imagenette")  # data sets that come in two parts
 USUAL = {"photonet": "photos", "cifarnet": "cifar10"}  # subject -> source of the images that it was trained on
 
 
-class NaturalImages(Protocol):
-    """A finite, ordered, random-access stream of natural images of one size."""
-
-    name: str
-    size: int
-    classes: tuple[str, ...]
-    skipped: list[str]
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
-        """Image (3, size, size) in [0, 1], label (-1: unknown), id (unique in this stream)."""
-        ...
-
-    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """Batches of (images (n, 3, size, size), labels (n,), ids), from image `start` on and up to `stop`."""
-        ...
-
-    def label(self, index: int) -> int:
-        """The label of one image, found without reading the image where that is possible."""
-        ...
-
-    def image(self, id: str) -> Tensor:
-        """The image (3, size, size) with this id."""
-        ...
-
-    def overlap(self, first: str, second: str) -> bool:
-        """Whether two images show largely the same pixels of one photograph."""
-        ...
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """What `natural_images` needs to make this stream again, with its fingerprint."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever an image of the stream may have changed."""
-        ...
-
-
-class _Stream:
-    """What the sources share: batching by random access."""
-
-    name: str
-    size: int
-    classes: tuple[str, ...] = ()
-    workers: int = 0  # processes that read ahead
-
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-
-    def __len__(self) -> int:
-        raise TypeError(f"{type(self).__name__} has no length")
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
-        raise TypeError(f"{type(self).__name__} has no images")
-
-    def label(self, index: int) -> int:
-        return self[index][1]
-
-    def image(self, id: str) -> Tensor:
-        raise TypeError(f"{type(self).__name__} has no images")
-
-    @property
-    def fingerprint(self) -> str:
-        raise TypeError(f"{type(self).__name__} has no images")
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        return {"source": self.name, "n": len(self), "size": self.size, "fingerprint": self.fingerprint}
-
-    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        end = len(self) if stop is None else stop
-        spans = [range(first, min(first + batch_size, end)) for first in range(start, end, batch_size)]
-        read = _Spans(self, spans)
-        # A loader keeps the order, whichever process is done first.
-        ahead = DataLoader(read, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is)
-        for batch, broken in ahead if self.workers else (read[i] for i in range(len(read))):
-            self.skipped += [line for line in broken if line not in self.skipped]
-            if batch is not None:
-                yield batch
-
-    def overlap(self, first: str, second: str) -> bool:
-        return first == second
-
-
-class _Spans(Dataset):
-    """The images of each span of a stream, with what is to be said of files that turn out broken and are left out."""
-
-    def __init__(self, stream: _Stream, spans: list[range]):
-        self.stream, self.spans = stream, spans
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def __getitem__(self, number: int) -> tuple[Batch | None, list[str]]:
-        rows, broken = [], []
-        for index in self.spans[number]:
-            try:
-                rows.append(self.stream[index])
-            except FeatvisError as error:
-                broken.append(str(error))
-        if not rows:
-            return None, broken
-        images, labels, ids = zip(*rows, strict=True)
-        return (torch.stack(images), torch.tensor(labels), list(ids)), broken
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-class PhotoCrops(_Stream):
+class PhotoCrops(Stream):
     """Crops of the 17 embedded photographs, in turn: image i is crop i // 17 of photograph i % 17.
 
     `split` is "train", "heldout" or "all": four training crops, then three held-out ones, and so on.
@@ -203,7 +91,7 @@ class PhotoCrops(_Stream):
         return _digest("photos", self.split, self.n, self.size, self.seed, photographs.SHORT_SIDE, photographs.CELL)
 
 
-class FolderImages(_Stream):
+class FolderImages(Stream):
     """Image files below a folder; the first folder level names the class, if there is one.
 
     Files that are no images or smaller than the crop are left out and named in `skipped`, those that fail to
@@ -265,7 +153,7 @@ class FolderImages(_Stream):
         return _digest("folder", self.size, stats)
 
 
-class DatasetImages(_Stream):
+class DatasetImages(Stream):
     """A torchvision data set (or any sequence) of (PIL image or tensor, label)."""
 
     def __init__(self, dataset: Sequence[Any], n: int | None = None, size: int = 224, name: str | None = None):
@@ -301,7 +189,7 @@ class DatasetImages(_Stream):
         return _digest("dataset", self.name, self.size, self._order.tolist(), repr(self.dataset))
 
 
-class _Half(_Stream):
+class _Half(Stream):
     """Every other image of a stream."""
 
     def __init__(self, images: NaturalImages, first: int):

@@ -19,11 +19,11 @@ from featvis.cli import main
 from featvis.commands import similarity as command
 from featvis.controls import rendered_paths
 from featvis.errors import FeatvisError
-from featvis.images import _Stream
 from featvis.path_result import PathSimilarity
 from featvis.paths import Series, all_layers, class_images, like_images, path_layers, path_similarity
 from featvis.shelf import kept
 from featvis.similarity import Item, pair_sums, pairwise, ranks
+from featvis.streams import Stream
 from tests.small import small_images, small_subject
 
 SIZE = 16
@@ -165,7 +165,7 @@ class Pass(nn.Module):
         return self.fc(x.flatten(1))
 
 
-class Made(_Stream):
+class Made(Stream):
     """Images (n, 3, SIZE, SIZE) with labels."""
 
     def __init__(self, images: Tensor, labels: list[int], classes: str):
