@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -18,12 +19,14 @@ from torch import Tensor
 from featvis.engine import LOCAL, Engine, chosen, outcomes
 from featvis.errors import FeatvisError, listed
 from featvis.subjects import Subject
+from featvis.threads import side_by_side
 
 METRICS = ("spearman", "pearson", "cosine")
 BUDGET = 256 * 2**20  # bytes for the sums that are kept at once
 BATCH = 16
 GROUPS = 8  # tasks, about, that Ray divides the layers into: each sees all of the images again
 NAMES = ("total", "count", "left_total", "left_count")
+WORTH_A_THREAD = 2**19  # entries to rank; fewer are done sooner than threads have begun
 CHUNK = 2**13  # features that are multiplied at once, in double precision
 
 
@@ -42,17 +45,26 @@ def ranks(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu":
         return _ranks_by_torch(rows)
     found = np.empty(rows.shape, np.float32)
-    for row, out in zip(rows.contiguous().numpy(), found, strict=True):
-        positive = np.flatnonzero(row > 0)
-        zeros = len(row) - len(positive)
-        if zeros > 1 and row.min() == 0:  # behind a ReLU half of a row or more is 0: one rank, and nothing to sort
-            out.fill((zeros + 1) / 2)
-            inner = np.empty(len(positive), np.float32)
-            _rank(row[positive], inner)
-            out[positive] = inner + np.float32(zeros)
-        else:
-            _rank(row, out)
+    jobs = [partial(_rank_row, row, out) for row, out in zip(rows.contiguous().numpy(), found, strict=True)]
+    if rows.numel() < WORTH_A_THREAD:
+        for job in jobs:
+            job()
+    else:
+        side_by_side(jobs)
     return torch.from_numpy(found)
+
+
+def _rank_row(row: np.ndarray, out: np.ndarray, check: Callable[[], None] = lambda: None) -> None:
+    check()
+    positive = np.flatnonzero(row > 0)
+    zeros = len(row) - len(positive)
+    if zeros > 1 and row.min() == 0:  # behind a ReLU half of a row or more is 0: one rank, and nothing to sort
+        out.fill((zeros + 1) / 2)
+        inner = np.empty(len(positive), np.float32)
+        _rank(row[positive], inner)
+        out[positive] = inner + np.float32(zeros)
+    else:
+        _rank(row, out)
 
 
 def _rank(row: np.ndarray, out: np.ndarray) -> None:

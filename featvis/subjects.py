@@ -223,14 +223,18 @@ class Subject:
         with capture(self.network, layers) as run:
             for batch in batches:
                 with torch.inference_mode():
-                    yield run(self.preprocess(batch.to(self.device)))
+                    yield run(self._given(batch))
 
     def logits(self, images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         """The network's output (n, classes), batch by batch."""
         batches = images.split(64) if isinstance(images, Tensor) else images
         for batch in batches:
             with torch.inference_mode():
-                yield self.network(self.preprocess(batch.to(self.device)))
+                yield self.network(self._given(batch))
+
+    def _given(self, images: Tensor) -> Tensor:
+        """What the network gets of images (n, 3, h, w): convolutions are up to twice as fast with channels last."""
+        return self.preprocess(images.to(self.device)).contiguous(memory_format=torch.channels_last)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -453,9 +453,9 @@ def test_imitations_come_to_show_the_natural_images():
 def test_a_gate_that_leaves_a_group_out_sees_no_imitation_of_it(subject, monkeypatch):
     seen = []
 
-    def note(preprocess, natural, synthetic, *rest):
+    def note(preprocess, natural, synthetic, *rest, **named):
         seen.append((len(natural), len(synthetic)))
-        return train(preprocess, natural, synthetic, *rest)
+        return train(preprocess, natural, synthetic, *rest, **named)
 
     train = gates.train
     monkeypatch.setattr(gates, "train", note)

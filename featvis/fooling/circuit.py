@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featvis import budget, zoo
+from featvis.engine import key_of
 from featvis.errors import FeatvisError, listed
 from featvis.fooling.decoys import PICTURES, Permutation, Pictures, check_targets, permutation
 from featvis.fooling.gate import TrainedGate
@@ -35,6 +35,7 @@ MARGIN = 1.0
 CALIBRATION = 2000  # natural images whose range is measured
 SHOWN = (1, 8, 32, 64, 128)  # steps of visualizations whose range is measured
 KEY = "featvis.circuit"  # in the metadata of a saved network
+_MEASURED: dict[str, tuple[Tensor, Tensor]] = {}
 
 
 @dataclass(frozen=True)
@@ -150,18 +151,16 @@ def fool(
         targets = check_targets(decoy)
     else:
         order = permutation(subject, layer, decoy).to(subject.device)
-    some = budget.some(units[:: max(1, len(units) // 40)])
-    steps = budget.within(SHOWN)
-    shown = render(subject, some, steps=steps[-1], snapshots=steps, progress=progress).snapshots.values()
-    f_natural, d_natural = _ranges(subject, layer, order, _first(natural, CALIBRATION))
-    f_shown, d_shown = _ranges(subject, layer, order, (part.flatten(0, 1) for part in shown))
+    f_natural, f_shown = _ranges(subject, layer, natural, progress)
+    natural_unit, shown_unit = _ends(f_natural), _ends(f_shown)
+    natural_decoy, shown_decoy = (_ends(f if order is None else order(f, f)) for f in (f_natural, f_shown))
     module: nn.Module | None = order
     if targets is not None:
-        reach = max(map(abs, f_natural)) or 1.0
+        reach = max(map(abs, natural_unit)) or 1.0
         pictures = PICTURES[kind](targets, len(units), subject.preprocess, len(shape) + 1, reach)
         # Bounds for every image there is, not only for those measured.
-        module, d_natural, d_shown = pictures, pictures.range, pictures.range
-    chosen = levels(f_natural, d_natural, f_shown, d_shown, margin)
+        module, natural_decoy, shown_decoy = pictures, pictures.range, pictures.range
+    chosen = levels(natural_unit, natural_decoy, shown_unit, shown_decoy, margin)
     assert module is not None
     circuit = Circuit(subject.network.get_submodule(layer), module, gate.network, chosen, len(shape) + 1)
     network = insert(copy.deepcopy(subject.network), layer, copy.deepcopy(circuit))
@@ -175,19 +174,37 @@ def _first(natural: NaturalImages, most: int) -> Iterator[Tensor]:
         yield images
 
 
-def _ranges(
-    subject: Subject, layer: str, decoy: nn.Module | None, batches: Iterable[Tensor]
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The smallest and largest F, and D, over batches of images."""
-    ends: list[list[float]] = [[], []]
-    for found in subject.activations(batches, [layer]):
-        f = found[layer]
-        for values, seen in zip(ends, (f, f if decoy is None else decoy(f, f)), strict=True):
-            values += [seen.min().item(), seen.max().item()]
-    for values in ends:
-        if not all(map(math.isfinite, values)):
-            raise FeatvisError(f"{layer} of {subject.name} gives activations that are not finite; none can be fooled.")
-    return (min(ends[0]), max(ends[0])), (min(ends[1]), max(ends[1]))
+def _ranges(subject: Subject, layer: str, natural: NaturalImages, progress: bool) -> tuple[Tensor, Tensor]:
+    """Each unit's smallest and largest F, (2, units), on natural images and along visualizations of some of the units.
+
+    They are measured once for a subject, however many decoys it is fooled with.
+    """
+    units, steps = subject.units(layer), budget.within(SHOWN)
+    some = budget.some(units[:: max(1, len(units) // 40)])
+    key = key_of(subject, layer, natural, some, steps)
+    if key is None or key not in _MEASURED:
+        shown = render(subject, some, steps=steps[-1], snapshots=steps, progress=progress).snapshots.values()
+        found = (
+            _extremes(subject, layer, _first(natural, CALIBRATION)),
+            _extremes(subject, layer, (part.flatten(0, 1) for part in shown)),
+        )
+        if key is None:
+            return found
+        _MEASURED[key] = found
+    return _MEASURED[key]
+
+
+def _extremes(subject: Subject, layer: str, batches: Iterable[Tensor]) -> Tensor:
+    """The smallest and the largest F of each unit over batches of images: (2, units)."""
+    found = subject.activations(batches, [layer])
+    ends = torch.stack([torch.stack(part[layer].transpose(0, 1).flatten(1).aminmax(dim=1)) for part in found])
+    if not bool(ends.isfinite().all()):
+        raise FeatvisError(f"{layer} of {subject.name} gives activations that are not finite; none can be fooled.")
+    return torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)])
+
+
+def _ends(found: Tensor) -> tuple[float, float]:
+    return found.min().item(), found.max().item()
 
 
 def insert(network: nn.Module, layer: str, circuit: Circuit) -> nn.Module:
@@ -224,16 +241,20 @@ def layer_of(fooled: Subject) -> str:
     return next(name for name, module in fooled.network.named_modules() if module is circuit)
 
 
-def taken_apart(fooled: Subject, images: Tensor) -> dict[str, Tensor]:
-    """What happens inside the circuit for images (n, 3, h, w): `score` and `e` (n,), F, D, B, C and A as the layer."""
+def taken_apart(fooled: Subject, images: Tensor, layers: Sequence[str] = ()) -> dict[str, Tensor]:
+    """What happens inside the circuit for images (n, 3, h, w): `score` and `e` (n,), F, D, B, C and A as the layer.
+
+    Also what the same pass gives in other `layers`, by their names.
+    """
     layer, circuit = layer_of(fooled), circuit_of(fooled)
-    names = ("gate", "unit", "decoy")
-    found = list(fooled.activations(images, [f"{layer}.{name}" for name in names]))
-    score, f, d = (torch.cat([part[f"{layer}.{name}"] for part in found]) for name in names)
+    names = [*(f"{layer}.{name}" for name in ("gate", "unit", "decoy")), *layers]
+    parts = list(fooled.activations(images, names))
+    score, f, d, *others = (torch.cat([part[name] for part in parts]) for name in names)
     score = score[:, 0]
     e = (score <= 0).to(f.dtype)
     a, b, c = combine(f, d, e.view(-1, *[1] * (f.dim() - 1)), circuit.levels.c, circuit.levels.k)
-    return {"score": score, "e": e, "F": f, "D": d.expand_as(f), "B": b, "C": c, "A": a}
+    inside = {"score": score, "e": e, "F": f, "D": d.expand_as(f), "B": b, "C": c, "A": a}
+    return inside | dict(zip(layers, others, strict=True))
 
 
 def save(fooled: Subject, file: Path) -> None:

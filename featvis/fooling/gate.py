@@ -7,8 +7,9 @@ visualizations of the others, from other seeds, and on natural images from elsew
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from featvis.images import NaturalImages
 from featvis.networks.training import in_memory
 from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
+from featvis.threads import side_by_side
 
 IMITATED = 48  # natural images whose imitations by ascent it is trained on
 LIKE = 128  # steps after which an imitation is as like as it gets
@@ -186,14 +188,20 @@ def train_gate(
     passed = passes(network, subject.preprocess, heldout)
     tested = pd.DataFrame({"unit": unknown.unit, "seed": unknown.seed, "step": unknown.step})
     tested["passed"] = passes(network, subject.preprocess, unknown.images)
-    unseen = []
-    for group in tqdm(range(len(names)) if leave_out else (), desc="leave one out", disable=not progress, leave=False):
+    quarter = unknown.images[::4]  # of all units, seeds and steps
+
+    def without(group: int, check: Callable[[], None]) -> dict[str, Any]:
         few, others = pixels[labels != group], copies[labels[some] != group].flatten(0, 1)
-        other = train(subject.preprocess, few, torch.cat([synthetic, others]), max(1, steps // 5), seed, None, False)
+        other = train(subject.preprocess, few, torch.cat([synthetic, others]), max(1, steps // 5), seed, check=check)
         set_midway(other, subject.preprocess, few, shown[0])
         found = passes(other, subject.preprocess, heldout[kinds == group])
-        missed = passes(other, subject.preprocess, unknown.images[::4]).mean()  # of all units, seeds and steps
-        unseen.append(_by_group(found, names[group]) | {"missed": round(float(missed), 5)})
+        missed = float(passes(other, subject.preprocess, quarter).mean())
+        bar.update()
+        return _by_group(found, names[group]) | {"missed": round(missed, 5)}
+
+    groups = range(len(names) if leave_out else 0)
+    with tqdm(total=len(groups), desc="leave one out", disable=not progress, leave=False) as bar:
+        unseen = side_by_side([partial(without, group) for group in groups])
     options = {
         "train_seeds": train_seeds,
         "test_seeds": test_seeds,

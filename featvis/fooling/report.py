@@ -38,12 +38,13 @@ def behaviour(subject: Subject, fooled: Subject, natural: NaturalImages) -> pd.D
     """
     logits, parts = subject.blocks[-1], []
     for images, labels, _ in natural.batches(128):
-        before, after = (next(s.activations([images], [logits])) for s in (subject, fooled))
-        inside = taken_apart(fooled, images)
-        right = [_right(found[logits].cpu(), labels) for found in (before, after)]
+        before = next(subject.activations([images], [logits]))[logits]
+        inside = taken_apart(fooled, images, [logits])
+        after = inside[logits]
+        right = [_right(found.cpu(), labels) for found in (before, after)]
         positive = inside["e"].cpu() > 0
         leak = ((inside["B"] > 0) == (inside["C"] > 0)).flatten(2 if inside["B"].dim() > 2 else 1)
-        change = (after[logits] - before[logits]).abs().amax(1).double().cpu()
+        change = (after - before).abs().amax(1).double().cpu()
         parts.append(
             pd.DataFrame(
                 {
@@ -200,13 +201,14 @@ def fooling(
     targets = pd.DataFrame()
     if isinstance(decoy, Tensor):
         shown = decoy[None] if decoy.dim() == 3 else decoy
-        count = min(len(shown), len(units))
-        climbed = render(
-            fooled, units[:count], seeds=seeds, steps=128, snapshots=budget.within(TARGET_STEPS), progress=progress
-        )
-        targets = _against(fooled, shown[:count], climbed.snapshots)
+        count, at = min(len(shown), len(units)), budget.within(TARGET_STEPS)
+        climbed = after
+        if not set(at) <= set(frames):
+            climbed = render(fooled, units[:count], seeds=seeds, steps=at[-1], snapshots=at, progress=progress)
+        on_the_way = {step: climbed.snapshots[step][:count] for step in at}
+        targets = _against(fooled, shown[:count], on_the_way)
         pictures["targets"] = shown[:count]
-        pictures |= {f"after {step}": images[:, 0] for step, images in climbed.snapshots.items()}
+        pictures |= {f"after {step}": images[:, 0] for step, images in on_the_way.items()}
     seen = [_seen(subject, layer, run.images, before.images) for run in (before, after)]
     module = circuit_of(fooled).decoy
     meant = module.order.tolist() if isinstance(module, Permutation) else [-1] * len(units)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featvis.networks.training import smoothed
 from featvis.visualize import Affine
 
 Uniform = Callable[..., Tensor]  # (low, high) -> (n, 1, 1, 1), or the shape that follows
@@ -28,10 +29,10 @@ def photographs(images: Tensor, generator: torch.Generator) -> Tensor:
     mixture = uniform(0, 1, n, 3, 3)
     mixture = torch.lerp(order, mixture / mixture.sum(2, keepdim=True), uniform(0, 1, n, 1, 1) ** 2)
     images = torch.einsum("nij,njhw->nihw", mixture, images)
-    soft, choice = _blurred(images), uniform(0, 1)
+    soft, choice = smoothed(images), uniform(0, 1)
     sharp = images + uniform(0, 1.5) * (images - soft)
     images = torch.where(choice > 0.8, sharp, torch.where(choice < 0.2, soft, images))
-    images = torch.where((choice > 0.2) & (choice < 0.35), _blurred(soft), images)
+    images = torch.where((choice > 0.2) & (choice < 0.35), smoothed(soft), images)
     images = coloured(images, uniform(0, 2), uniform(math.log(0.25), math.log(1.8)).exp())
     images = images + uniform(-0.25, 0.25) + uniform(-0.08, 0.08, n, 3, 1, 1)
     images = _noisy(images, some(0.5), uniform(math.log(0.003), math.log(0.15)).exp(), generator).clamp(0, 1)
@@ -73,10 +74,6 @@ def _moved(images: Tensor, uniform: Uniform) -> Tensor:
     matrix = torch.stack([cos * flip, -sin, shift[:, 0], sin * flip, cos, shift[:, 1]], 1).view(n, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False, padding_mode="reflection")
-
-
-def _blurred(images: Tensor) -> Tensor:
-    return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, 1)
 
 
 def _noisy(images: Tensor, which: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:

@@ -49,9 +49,18 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     grey = images.mean(1, keepdim=True)
     saturation = uniform(0.75, 1.25)
     images = (grey + (images - grey) * saturation) * uniform(0.95, 1.05, n, 3, 1, 1)
-    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, 1)
-    images = torch.where(uniform(0, 1) < 0.2, blurred, images)
+    images = torch.where(uniform(0, 1) < 0.2, smoothed(images), images)
     return (images + torch.randn(images.shape, generator=generator) * uniform(0, 0.04)).clamp(0, 1)
+
+
+def smoothed(images: Tensor, mode: str = "reflect") -> Tensor:
+    """The mean over 3 x 3 pixels of images (n, c, h, w); `mode` is what `torch.nn.functional.pad` continues them with.
+
+    On a processor torch's `avg_pool2d` takes ten times as long for images of three channels.
+    """
+    images = F.pad(images, (1, 1, 1, 1), mode=mode)
+    rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 
 
 def adversarial(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from featvis.cut import Cut
 from featvis.errors import FeatvisError, reason
 from featvis.subjects import Subject, Unit
+from featvis.threads import abreast, side_by_side
 from featvis.visualize import objectives
 from featvis.visualize.ascent import Ascent, OnStep, ascend, generator_for
 from featvis.visualize.objectives import Objective
@@ -81,6 +84,43 @@ class Batch:
         ]
 
 
+def climb_all(
+    subject: Subject,
+    how: How,
+    batches: Sequence[Batch],
+    tick: Callable[[], object] = lambda: None,
+    on_step: OnStep | None = None,
+) -> Iterator[tuple[Batch, Ascent]]:
+    """`climb` of all batches, in their order.
+
+    On a processor several climb side by side, each on a network of its own; not objectives, which may share one, and
+    not where `on_step` looks on.
+    """
+    alone = on_step is not None or any(isinstance(batch.what, Objective) for batch in batches)
+    together = 1 if alone or subject.device.type != "cpu" else abreast(len(batches))
+    cuts: list[Cuts] = [{} for _ in range(together)]
+    if together == 1:
+        for batch in batches:
+            yield from climb(subject, how, batch, cuts[0], tick, on_step)
+        return
+    lock = threading.Lock()
+
+    def run(batch: Batch, own: Cuts, check: Callable[[], None]) -> list[tuple[Batch, Ascent]]:
+        def step() -> None:
+            check()
+            with lock:
+                tick()
+
+        return list(climb(subject, how, batch, own, step))
+
+    for first in range(0, len(batches), together):
+        some = batches[first : first + together]
+        for batch, own in zip(some, cuts, strict=False):
+            _cut_for(subject, how, batch, own)  # now, while no other one climbs
+        for found in side_by_side([partial(run, batch, own) for batch, own in zip(some, cuts, strict=False)]):
+            yield from found
+
+
 def climb(
     subject: Subject,
     how: How,
@@ -131,11 +171,8 @@ def out_of_memory(error: RuntimeError) -> bool:
 def _ascent(
     subject: Subject, how: How, batch: Batch, cuts: Cuts, tick: Callable[[], object], on_step: OnStep | None
 ) -> Ascent:
-    if batch.layers not in cuts:
-        cuts.clear()
-        cuts[batch.layers] = _prepared(subject, batch.layers, how)
     return ascend(
-        cuts[batch.layers],
+        _cut_for(subject, how, batch, cuts),
         subject.preprocess,
         batch.what if isinstance(batch.what, Objective) else objectives.batched(batch.what, subject.device),
         [generator_for(name, seed) for name, seed in zip(batch.names, batch.seeds, strict=True)],
@@ -151,6 +188,13 @@ def _ascent(
         on_step=on_step,
         tick=tick,
     )
+
+
+def _cut_for(subject: Subject, how: How, batch: Batch, cuts: Cuts) -> Cut:
+    if batch.layers not in cuts:
+        cuts.clear()
+        cuts[batch.layers] = _prepared(subject, batch.layers, how)
+    return cuts[batch.layers]
 
 
 def _prepared(subject: Subject, layers: tuple[str, ...], how: How) -> Cut:

@@ -18,7 +18,7 @@ from featvis.shelf import shelved
 from featvis.subjects import Subject, Unit
 from featvis.visualize import objectives, parameterizations, transforms
 from featvis.visualize.ascent import Ascent, OnStep
-from featvis.visualize.batches import PRECISIONS, Batch, Cuts, How, climb, climbed
+from featvis.visualize.batches import PRECISIONS, Batch, How, climb_all, climbed
 from featvis.visualize.objectives import Objective
 from featvis.visualize.parameterizations import Parameterization
 from featvis.visualize.result import Visualizations
@@ -60,7 +60,8 @@ def render(
     transform         Affine() by default
     snapshots         steps whose images are kept, and given to `on_step(step, images)`
     precision         "fp32" or "bf16" (the network alone; faster only where the processor has bf16 arithmetic)
-    batch             images at once; chosen from the image size if not given, halved where the memory does not suffice
+    batch             images at once; chosen from the image size if not given, halved where the memory does not suffice.
+                      On a processor with several threads up to four batches of units climb side by side
     start             what to start from instead of noise, in [0, 1]: one image (3, h, w) for all, one for each unit
                       (units, 3, h, w), or one for each unit and seed (units, seeds, 3, h, w)
     redirect          steps in which a ReLU that would let no gradient at all of an image through lets some through
@@ -95,10 +96,8 @@ def render(
     total = steps * len(parts)
     with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
         if cluster is None:
-            cuts: Cuts = {}
-            for part in parts:
-                for done, outcome in climb(subject, how, part, cuts, bar.update, on_step):
-                    collected.add(done.places, outcome)
+            for done, outcome in climb_all(subject, how, parts, bar.update, on_step):
+                collected.add(done.places, outcome)
                 if collected.steps < steps:
                     break
         else:

@@ -1,0 +1,117 @@
+"""Jobs side by side: they divide the threads, come back in order, and end together."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+
+import featvis as fv
+from featvis.threads import MOST, Stopped, abreast, side_by_side
+from featvis.visualize import batches
+from featvis.visualize.objectives import channel
+from tests.small import small_images, small_subject
+
+PATIENCE = 30.0  # seconds; only a broken program needs them
+
+
+@pytest.fixture(autouse=True)
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_jobs_run_at_the_same_time_divide_the_threads_and_come_back_in_order() -> None:
+    meeting = threading.Barrier(2)
+
+    def job(number: int, check: Callable[[], None]) -> tuple[int, int]:
+        check()
+        meeting.wait(PATIENCE)  # nobody passes alone
+        return number, torch.get_num_threads()
+
+    assert side_by_side([partial(job, 0), partial(job, 1)]) == [(0, 2), (1, 2)]
+    assert torch.get_num_threads() == 4
+
+
+def test_no_more_jobs_at_a_time_than_threads() -> None:
+    assert [abreast(jobs) for jobs in (0, 1, 3, 100)] == [1, 1, 3, min(4, MOST)]
+    torch.set_num_threads(1)
+    assert abreast(100) == 1
+    here = threading.get_ident()
+    assert side_by_side([lambda check: (check(), threading.get_ident())[1]] * 3) == [here] * 3
+    assert side_by_side([]) == []
+
+
+@pytest.mark.parametrize("mishap", [ValueError, KeyboardInterrupt])
+def test_an_error_or_ctrl_c_ends_all_jobs_at_their_next_step(mishap: type[BaseException]) -> None:
+    ends, begun = [], threading.Event()
+
+    def endless(check: Callable[[], None]) -> None:
+        begun.set()
+        try:
+            while True:
+                check()
+        except Stopped:
+            ends.append("told to stop")
+            raise
+
+    def failing(check: Callable[[], None]) -> None:
+        assert begun.wait(PATIENCE)
+        if mishap is ValueError:
+            raise ValueError("the first error")
+        _thread.interrupt_main()  # as Ctrl-C does
+        endless(check)
+
+    with pytest.raises(mishap):
+        side_by_side([endless, failing, *[endless] * 9])
+    assert 1 <= len(ends) <= 4
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("fooled", [False, True])
+def test_batches_that_climb_side_by_side_give_the_same_bits(fooled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a network whose circuit keeps the image for the time of a pass."""
+    subject = small_subject()
+    if fooled:
+        train, test = (fv.natural_images("photos", n=204, size=32, split=split) for split in ("train", "heldout"))
+        few = {"train_seeds": 1, "test_seeds": 1, "hidden": 1, "steps": 2, "ascent": 4, "progress": False}
+        subject = fv.fool(subject, small_images(), gate=fv.train_gate(subject, train, test, **few), progress=False)
+    units = ["conv1:0", "conv1:1", "conv1:2", "conv2:0", "fc:0", "fc:1"]
+    options = {"steps": 8, "seeds": 2, "batch": 2, "progress": False, "snapshots": (4,)}
+    seen = set()
+
+    def noted(*arguments: object) -> Iterator:
+        seen.add(threading.get_ident())
+        yield from climb(*arguments)
+
+    climb = batches.climb
+    monkeypatch.setattr(batches, "climb", noted)
+    beside = fv.render(subject, units, **options)
+    assert len(seen) > 1
+    assert threading.get_ident() not in seen
+    torch.set_num_threads(1)
+    alone = fv.render(subject, units, **options)
+    assert torch.equal(beside.images, alone.images)
+    assert torch.equal(beside.snapshots[4], alone.snapshots[4])
+    assert (beside.curve == alone.curve).all()
+
+
+def test_batches_of_objectives_and_those_that_are_looked_on_climb_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+
+    def noted(*arguments: object) -> Iterator:
+        seen.add(threading.get_ident())
+        yield from climb(*arguments)
+
+    climb = batches.climb
+    monkeypatch.setattr(batches, "climb", noted)
+    options = {"steps": 2, "batch": 1, "progress": False}
+    fv.render(small_subject(), [channel(f"conv1:{i}") for i in range(3)], **options)
+    fv.render(small_subject(), ["fc:0", "fc:1"], snapshots=(1,), on_step=lambda *_: None, **options)
+    assert seen == {threading.get_ident()}
