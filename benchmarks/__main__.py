@@ -116,7 +116,7 @@ def main() -> None:
         print("memory ...", file=sys.stderr)
         found["memory"] = memory.measure(options.threads, *([(100, 1_000)] if options.quick else []))
     if "network" in parts:
-        found["network"] = memory.whole_network(16 if options.quick else 256)
+        found["network"] = memory.whole_network(16 if options.quick else 256, options.threads)
     if "spearman" in parts:
         found["spearman"] = similarity.spearman()
     if "paths" in parts:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
-
-import featvis as fv
 
 COUNTS = (100, 1_000, 10_000)
 
@@ -35,24 +33,39 @@ print(int(peak.split()[1]) / 1024, 0.0)
 """
 
 
+_ALL = """
+import sys, time, torch, featvis as fv
+torch.set_num_threads(int(sys.argv[2]))
+subject = fv.load("photonet", device="cpu")
+units = [unit for layer in subject.blocks for unit in subject.units(layer)]
+begin = time.perf_counter()
+fv.render(subject, units, steps=int(sys.argv[1]), progress=False)
+print(len(units), time.perf_counter() - begin)
+"""
+
+
 def measure(threads: int, counts: tuple[int, ...] = COUNTS) -> list[dict]:
     """Peak resident MiB, each in a process of its own, and how many of these are finished pictures."""
     rows = []
     for what, script in (("render", _RENDER), ("exemplars", _SCAN)):
         for count in counts:
-            command = [sys.executable, "-c", script, str(count), str(threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-            peak, results = map(float, done.stdout.split())
+            peak, results = _run(script, count, threads)
             rows.append(
                 {"command": what, "images": count, "peak_mib": peak, "results_mib": results, "rest_mib": peak - results}
             )
     return rows
 
 
-def whole_network(steps: int) -> dict:
+def whole_network(steps: int, threads: int) -> dict:
     """Seconds for one image of every unit of every block of PhotoNet."""
-    subject = fv.load("photonet", device="cpu")
-    units = [unit for layer in subject.blocks for unit in subject.units(layer)]
-    begin = perf_counter()
-    fv.render(subject, units, steps=steps)
-    return {"units": len(units), "steps": steps, "seconds": perf_counter() - begin}
+    units, seconds = _run(_ALL, steps, threads)
+    return {"units": int(units), "steps": steps, "threads": threads, "seconds": seconds}
+
+
+def _run(script: str, *numbers: int) -> list[float]:
+    """What a script prints in a process of its own, whose threads may run where they like: batches climb in several."""
+    free = {name: value for name, value in os.environ.items() if name != "GOMP_CPU_AFFINITY"}
+    command = [sys.executable, "-c", script, *map(str, numbers)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=free)
+    return [float(word) for word in done.stdout.split()]

@@ -111,7 +111,7 @@ def _beyond(method: str) -> float:
     return float(done.stdout)
 
 
-COUNTS = {"blocks": (400, 2000), "all": (160, 400)}  # layers -> numbers of images
+COUNTS = {"blocks": (400, 2000), "all": (400, 2000)}  # layers -> numbers of images
 
 
 def memory(threads: int, counts: Mapping[str, tuple[int, ...]] = COUNTS) -> list[dict]:

@@ -152,9 +152,9 @@ class _OnBlocks(nn.Module):
 class Cut(nn.Module):
     """Maps preprocessed images (n, 3, h, w) to {layer: output}; a frozen copy, whose ReLUs can be redirected."""
 
-    def __init__(self, body: nn.Module, layers: tuple[str, ...], traced: bool):
+    def __init__(self, body: nn.Module, layers: tuple[str, ...], traced: bool, memory_format: torch.memory_format):
         super().__init__()
-        self.body, self.layers, self.traced = body, layers, traced
+        self.body, self.layers, self.traced, self.memory_format = body, layers, traced, memory_format
         self._rectifiers = [module for module in body.modules() if isinstance(module, Rectifier)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -175,10 +175,17 @@ class Cut(nn.Module):
                 rectifier.redirect = False
 
 
-def cut(network: nn.Module, layers: Iterable[str], *, before_relu: bool = False) -> Cut:
+def cut(
+    network: nn.Module,
+    layers: Iterable[str],
+    *,
+    before_relu: bool = False,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Cut:
     """The part of `network` that computes `layers`, as a frozen copy in eval mode, rewritten to be fast.
 
     With `before_relu`, a layer that ends in a ReLU (or in a concatenation of several) gives what enters it instead.
+    Images are to come in `memory_format`, in which the copy's weights lie (see `Subject.memory_format`).
 
     All rewriting is exact: batch norm folds into convolutions, a stride-2 stem works on pixel blocks, a ReLU goes
     behind the max-pooling that follows it. Networks that torch.fx cannot trace are copied whole instead, and left at
@@ -191,8 +198,8 @@ def cut(network: nn.Module, layers: Iterable[str], *, before_relu: bool = False)
         traced = True
     except Exception:  # tracing fails in as many ways as there are control flows
         body, traced = _with_rectifiers(copied), False
-    body.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Cut(body, layers, traced)
+    body.requires_grad_(False).to(memory_format=memory_format)  # type: ignore[call-overload]
+    return Cut(body, layers, traced, memory_format)
 
 
 class _Tracer(fx.Tracer):

@@ -41,7 +41,8 @@ class Ray:
     address   of a running head: "HOST:PORT", "ray://HOST:PORT" or "auto"; None starts Ray here for the job's time
     folder    where every finished part is kept at once: the same job finds it there and goes on. It is never emptied;
               delete it when the result is safe. None: parts are kept in memory only
-    threads   of each task on the processor. The same number gives the same bits, here and anywhere alike
+    threads   of each task on the processor. The same number gives the same bits on all machines that are alike; a run
+              without Ray gives those of one thread where torch has one (`torch.set_num_threads(1)`)
     retries   how often a part is run again whose worker was lost
 
     A subject on a GPU gets one GPU for each task. Image files are read by the workers: a folder must be there on all

@@ -83,7 +83,7 @@ def trained_on(
     if tuple(images.classes) != tuple(subject.classes):
         raise FeatvisError(f"{images.name} has other classes than {subject.name}; training on needs the same ones.")
     network = copy.deepcopy(subject.network).requires_grad_(True).train()
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=subject.memory_format)  # type: ignore[call-overload]
     pixels, labels = in_memory(images, progress=False)
     generator = torch.Generator().manual_seed(seed)
     apart = torch.Generator().manual_seed(seed + 1)  # perturbations must not change which images are drawn
@@ -94,7 +94,7 @@ def trained_on(
         for _ in tqdm(range(steps), name, unit="step", disable=not progress, leave=False):
             chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
             x, y = augment(pixels[chosen].float() / 255, generator), labels[chosen]
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=subject.memory_format)
             # With a radius of 0, too: batch normalization and dropout see the same number of batches.
             x = adversarial(network, subject.preprocess, x, y, apart, radius)
             loss = F.cross_entropy(network(subject.preprocess(x)), y)

@@ -72,6 +72,11 @@ class Subject:
     `network` maps preprocessed images (n, 3, h, w) to logits (n, classes). It is moved to `device` ("auto": CUDA
     where there is one) and set to eval mode; nothing else about it is ever changed. `examples` are the logits, and
     `late` the convolution, that are worth showing where one cannot show all.
+
+    layers         every module with a tensor output, in the order of execution: name -> shape of its output without n.
+                   Of several outputs the first counts: of attention what it gives out, not its weights
+    memory_format  how images lie in memory for the network: channels last, up to twice as fast, if it takes that. A
+                   `forward` that makes rows of maps by `x.view(n, -1)` takes channels first alone
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Subject:
             ) from error
         self.classes = tuple(classes)
         self._examples, self._late = tuple(examples), late
+        self.layers, self.memory_format = self._probed()
         logits = list(self.layers.values())[-1]
         if self.classes and logits != (len(self.classes),):
             raise FeatvisError(f"{name} ends in {logits} outputs, but {len(self.classes)} class names were given.")
@@ -106,12 +112,8 @@ class Subject:
         height, width = self.preprocess.size
         return f"Subject({self.name!r}: {len(self.blocks)} layers, {len(self.classes)} classes, {height} x {width} px)"
 
-    @cached_property
-    def layers(self) -> dict[str, tuple[int, ...]]:
-        """Every module with a tensor output, in the order of execution: name -> shape of its output without n.
-
-        Of several outputs the first counts: of attention what it gives out, not its weights.
-        """
+    def _probed(self) -> tuple[dict[str, tuple[int, ...]], torch.memory_format]:
+        """`layers` and `memory_format`, from a grey image. Raises FeatvisError where the network cannot take it."""
         shapes: dict[str, tuple[int, ...]] = {}
 
         def note(name: str) -> Callable[..., None]:
@@ -122,18 +124,24 @@ class Subject:
             return hook
 
         height, width = self.preprocess.size
-        probe = self.preprocess(torch.full((1, len(self.preprocess.mean), height, width), 0.5, device=self.device))
+        grey = self.preprocess(torch.full((1, len(self.preprocess.mean), height, width), 0.5, device=self.device))
         handles = [m.register_forward_hook(note(name)) for name, m in self.network.named_modules() if name]
         try:
-            with torch.no_grad():
-                self.network(probe)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            size = f"{height} x {width} pixels"
-            raise FeatvisError(f"{self.name} cannot take an image of {size}: {reason(error)}") from error
+            for memory_format in (torch.channels_last, torch.contiguous_format):
+                shapes.clear()
+                try:
+                    with torch.no_grad():
+                        self.network(grey.contiguous(memory_format=memory_format))
+                    break
+                except (RuntimeError, ValueError, AssertionError) as error:
+                    failure = error
+            else:
+                size = f"{height} x {width} pixels"
+                raise FeatvisError(f"{self.name} cannot take an image of {size}: {reason(failure)}") from failure
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: shape for name, shape in shapes.items() if len(shape) in (1, 2, 3)}
+        return {name: shape for name, shape in shapes.items() if len(shape) in (1, 2, 3)}, memory_format
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -209,7 +217,8 @@ class Subject:
 
         With `before_relu`, a layer that ends in a ReLU gives what enters it instead.
         """
-        return cut(self.network, [self._known(layer) for layer in layers], before_relu=before_relu)
+        known = [self._known(layer) for layer in layers]
+        return cut(self.network, known, before_relu=before_relu, memory_format=self.memory_format)
 
     def activations(
         self, images: Tensor | Iterable[Tensor], layers: Sequence[str], batch_size: int = 64
@@ -223,18 +232,18 @@ class Subject:
         with capture(self.network, layers) as run:
             for batch in batches:
                 with torch.inference_mode():
-                    yield run(self._given(batch))
+                    yield run(self.prepared(batch))
 
     def logits(self, images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         """The network's output (n, classes), batch by batch."""
         batches = images.split(64) if isinstance(images, Tensor) else images
         for batch in batches:
             with torch.inference_mode():
-                yield self.network(self._given(batch))
+                yield self.network(self.prepared(batch))
 
-    def _given(self, images: Tensor) -> Tensor:
-        """What the network gets of images (n, 3, h, w): convolutions are up to twice as fast with channels last."""
-        return self.preprocess(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+    def prepared(self, images: Tensor) -> Tensor:
+        """What the network gets of images (n, 3, h, w) in [0, 1]: preprocessed, on its device, in its format."""
+        return self.preprocess(images.to(self.device)).contiguous(memory_format=self.memory_format)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -6,6 +6,7 @@ waits. Operations let go of Python's lock, so threads of Python will do.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+PINS = ("GOMP_CPU_AFFINITY", "OMP_PROC_BIND")  # bind torch's threads; others would all be where the first one is
 MOST = 4  # jobs at a time: what they do between operations has to wait for Python's lock
 
 T = TypeVar("T")
@@ -24,12 +26,14 @@ class Stopped(Exception):
 
 
 def abreast(jobs: int) -> int:
-    """How many of so many jobs are done at a time: no more than torch has threads."""
+    """How many of so many jobs are done at a time: no more than torch has threads, and one where these are pinned."""
+    if any(os.environ.get(name, "false").lower() not in ("", "false") for name in PINS):
+        return 1
     return max(1, min(jobs, torch.get_num_threads(), MOST))
 
 
 def side_by_side(jobs: Sequence[Job[T]]) -> list[T]:
-    """What `job(check)` returns, for every job. Jobs that are done at the same time divide torch's threads.
+    """What `job(check)` returns, for every job. `abreast` of them are done at a time, and divide torch's threads.
 
     A job calls `check` now and then. That raises `Stopped` once another job has raised an error, or Ctrl-C was pressed;
     what was raised first is raised here, too. Jobs must not trace networks with torch.fx, which changes all modules for

@@ -467,6 +467,21 @@ def test_a_gate_that_leaves_a_group_out_sees_no_imitation_of_it(subject, monkeyp
     assert sum(imitated) == gates.IMITATED * 4  # of each, steps 1, 2, 4, 8
 
 
+def test_the_first_layer_of_a_gate_reads_blocks_of_pixels():
+    torch.manual_seed(0)
+    gate = Gate(PREPROCESS).eval()
+    images = torch.rand(3, 3, 17, 20)  # an odd side gets one more row
+    seen = []
+    gate.norm1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        gate(PREPROCESS(images))
+        x = images - 0.5
+        detail = x - nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        both = torch.cat([x, torch.tanh(gate.GAIN * detail)], 1)
+        expected = gate.conv1(nn.functional.pixel_unshuffle(nn.functional.pad(both, (0, 0, 0, 1)), 2))
+    torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=1e-4)
+
+
 def test_there_are_snapshots_enough_to_test_with_whatever_the_number_of_logits(subject, monkeypatch):
     monkeypatch.setattr(gates, "TEST_SNAPSHOTS", 200)
     gate = train_gate(subject, TRAIN, TEST, **QUICK | {"steps": 1, "test_seeds": None})
@@ -703,6 +718,38 @@ def test_targets_appear_and_are_measured(subject, tmp_path, kind):
     assert found.targets["passed"].isin([True, False]).all()
     assert found.pictures["targets"].shape == (2, 3, 32, 32)
     round_trip(found, tmp_path)
+
+
+def test_targets_are_read_off_a_long_ascent_as_off_one_of_their_own(subject):
+    own, long = (end_to_end(subject, ["cat", "coins"], kind="linear", steps=steps) for steps in (4, 128))
+    keys = ["target", "seed", "step"]
+    assert long.targets[keys].equals(own.targets[keys])
+    np.testing.assert_allclose(long.targets["correlation"], own.targets["correlation"], atol=0.02)
+    assert list(long.pictures) == list(own.pictures)
+
+
+def test_ranges_are_measured_once_for_a_subject_and_its_images(subject, monkeypatch):
+    measured = []
+
+    def noted(subject, *arguments, **options):
+        measured.append(subject)
+        return render(subject, *arguments, **options)
+
+    circuits = importlib.import_module("featvis.fooling.circuit")
+    render = circuits.render
+    monkeypatch.setattr(circuits, "render", noted)
+    other, gate = copy.deepcopy(subject), brightness_gate()
+    with torch.no_grad():
+        other.network.fc.bias += 5
+    few, same = stream(BRIGHT[:8]), stream(BRIGHT[:8])
+    first = circuit_of(fool(subject, few, gate=gate, progress=False)).levels
+    again = circuit_of(fool(subject, few, {"a": "b"}, gate=gate, progress=False)).levels
+    assert (first.natural_unit, first.shown_unit) == (again.natural_unit, again.shown_unit)
+    assert measured == [subject]
+    for which, images, layer in ((subject, same, None), (other, few, None), (subject, few, "conv2")):
+        found = circuit_of(fool(which, images, gate=gate, layer=layer, progress=False)).levels
+        assert (found.natural_unit == first.natural_unit) == (images is same)
+    assert measured == [subject, subject, other, subject]
 
 
 def test_one_target_serves_all_units_and_more_targets_than_units_are_cut(subject):

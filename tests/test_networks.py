@@ -40,6 +40,13 @@ def test_hardly_a_channel_is_dead():
     assert dead <= 0.02 * sum(len(flags) for flags in alive.values())
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_smoothing_is_the_mean_of_nine_pixels(mode):
+    images = torch.rand(2, 3, 9, 12)
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode=mode)
+    torch.testing.assert_close(training.smoothed(images, mode), torch.nn.functional.avg_pool2d(padded, 3, 1))
+
+
 def test_augmented_images_stay_images():
     images = torch.rand(8, 3, 32, 32)
     moved = training.augment(images, torch.Generator().manual_seed(0))

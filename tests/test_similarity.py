@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from itertools import product
 
 import numpy as np
@@ -48,6 +49,21 @@ def test_ranks_are_scipys_with_many_ties():
     expected = rankdata(rows.numpy(), axis=1)
     np.testing.assert_array_equal(ranks(rows), expected)
     np.testing.assert_array_equal(similarity._ranks_by_torch(rows + 0.0), expected)
+
+
+def test_ranks_found_in_several_threads_are_the_same(monkeypatch):
+    rows = torch.from_numpy(tied())
+    expected, threads, seen = ranks(rows), torch.get_num_threads(), []
+    rank = similarity._rank_row
+    monkeypatch.setattr(similarity, "_rank_row", lambda *row: (rank(*row), seen.append(threading.get_ident())))
+    monkeypatch.setattr(similarity, "WORTH_A_THREAD", 0)
+    torch.set_num_threads(2)
+    try:
+        np.testing.assert_array_equal(ranks(rows), expected)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(seen) == len(rows)
+    assert threading.get_ident() not in seen
 
 
 def test_all_pairs_agree_with_scipy_and_numpy():

@@ -78,6 +78,35 @@ def test_activations_stream_and_are_the_networks(subject: fv.Subject) -> None:
     assert not any(module._forward_hooks for module in subject.network.modules())
 
 
+class Rows(nn.Module):
+    """Makes rows of its maps by `view`, as many older networks do: that needs channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        self.fc = nn.Linear(4 * 15 * 15, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        return self.fc(x.view(x.shape[0], -1))
+
+
+def test_images_come_channels_last_where_the_network_takes_them_so(subject: fv.Subject) -> None:
+    assert subject.memory_format == torch.channels_last
+    assert subject.prepared(torch.rand(2, 3, 32, 32)).is_contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    network = Rows()
+    old = fv.load(network, preprocess=PREPROCESS, classes=("ant", "bee", "cow"), device="cpu")
+    assert old.memory_format == torch.contiguous_format
+    images = torch.rand(5, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(PREPROCESS(images))
+    torch.testing.assert_close(torch.cat(list(old.logits(images))), expected)
+    torch.testing.assert_close(next(old.activations(images, ["fc"]))["fc"], expected)
+    pictures = fv.render(old, ["conv:1", "fc:0"], steps=8, progress=False)
+    assert (pictures.activation[:, 0] > pictures.curve[:, 0, 0]).all()
+
+
 def test_activations_before_gradients_do_no_harm(subject: fv.Subject) -> None:
     # Constants made in inference mode must not end up in a backward pass.
     next(subject.activations(torch.rand(1, 3, 32, 32), ["fc"]))

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featvis import budget, zoo
-from featvis.engine import key_of
 from featvis.errors import FeatvisError, listed
 from featvis.fooling.decoys import PICTURES, Permutation, Pictures, check_targets, permutation
 from featvis.fooling.gate import TrainedGate
@@ -35,7 +35,7 @@ MARGIN = 1.0
 CALIBRATION = 2000  # natural images whose range is measured
 SHOWN = (1, 8, 32, 64, 128)  # steps of visualizations whose range is measured
 KEY = "featvis.circuit"  # in the metadata of a saved network
-_MEASURED: dict[str, tuple[Tensor, Tensor]] = {}
+_MEASURED: WeakKeyDictionary[Subject, dict[tuple[Any, ...], tuple[NaturalImages, Tensor, Tensor]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,11 @@ def fool(
             raise FeatvisError(f"kind={kind!r} was given; valid are {listed(PICTURES)}.")
         targets = check_targets(decoy)
     else:
-        order = permutation(subject, layer, decoy).to(subject.device)
+        order = permutation(subject, layer, decoy)
     f_natural, f_shown = _ranges(subject, layer, natural, progress)
     natural_unit, shown_unit = _ends(f_natural), _ends(f_shown)
     natural_decoy, shown_decoy = (_ends(f if order is None else order(f, f)) for f in (f_natural, f_shown))
-    module: nn.Module | None = order
+    module: nn.Module | None = None if order is None else order.to(subject.device)
     if targets is not None:
         reach = max(map(abs, natural_unit)) or 1.0
         pictures = PICTURES[kind](targets, len(units), subject.preprocess, len(shape) + 1, reach)
@@ -177,21 +177,19 @@ def _first(natural: NaturalImages, most: int) -> Iterator[Tensor]:
 def _ranges(subject: Subject, layer: str, natural: NaturalImages, progress: bool) -> tuple[Tensor, Tensor]:
     """Each unit's smallest and largest F, (2, units), on natural images and along visualizations of some of the units.
 
-    They are measured once for a subject, however many decoys it is fooled with.
+    They are measured once for a subject and its natural images, however many decoys it is fooled with.
     """
     units, steps = subject.units(layer), budget.within(SHOWN)
-    some = budget.some(units[:: max(1, len(units) // 40)])
-    key = key_of(subject, layer, natural, some, steps)
-    if key is None or key not in _MEASURED:
+    known, key = _MEASURED.setdefault(subject, {}), (id(natural), layer, steps)
+    if key not in known:
+        some = budget.some(units[:: max(1, len(units) // 40)])
         shown = render(subject, some, steps=steps[-1], snapshots=steps, progress=progress).snapshots.values()
-        found = (
+        known[key] = (
+            natural,  # is held, so that no other images get its id
             _extremes(subject, layer, _first(natural, CALIBRATION)),
             _extremes(subject, layer, (part.flatten(0, 1) for part in shown)),
         )
-        if key is None:
-            return found
-        _MEASURED[key] = found
-    return _MEASURED[key]
+    return known[key][1:]
 
 
 def _extremes(subject: Subject, layer: str, batches: Iterable[Tensor]) -> Tensor:
@@ -200,7 +198,7 @@ def _extremes(subject: Subject, layer: str, batches: Iterable[Tensor]) -> Tensor
     ends = torch.stack([torch.stack(part[layer].transpose(0, 1).flatten(1).aminmax(dim=1)) for part in found])
     if not bool(ends.isfinite().all()):
         raise FeatvisError(f"{layer} of {subject.name} gives activations that are not finite; none can be fooled.")
-    return torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)])
+    return torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)]).cpu()
 
 
 def _ends(found: Tensor) -> tuple[float, float]:
@@ -244,7 +242,7 @@ def layer_of(fooled: Subject) -> str:
 def taken_apart(fooled: Subject, images: Tensor, layers: Sequence[str] = ()) -> dict[str, Tensor]:
     """What happens inside the circuit for images (n, 3, h, w): `score` and `e` (n,), F, D, B, C and A as the layer.
 
-    Also what the same pass gives in other `layers`, by their names.
+    Also what the same pass gives in `layers`, by their names.
     """
     layer, circuit = layer_of(fooled), circuit_of(fooled)
     names = [*(f"{layer}.{name}" for name in ("gate", "unit", "decoy")), *layers]
@@ -254,7 +252,7 @@ def taken_apart(fooled: Subject, images: Tensor, layers: Sequence[str] = ()) -> 
     e = (score <= 0).to(f.dtype)
     a, b, c = combine(f, d, e.view(-1, *[1] * (f.dim() - 1)), circuit.levels.c, circuit.levels.k)
     inside = {"score": score, "e": e, "F": f, "D": d.expand_as(f), "B": b, "C": c, "A": a}
-    return inside | dict(zip(layers, others, strict=True))
+    return dict(zip(layers, others, strict=True)) | inside
 
 
 def save(fooled: Subject, file: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -185,9 +186,6 @@ def train_gate(
     heldout, kinds = in_memory(test, progress)
     names = test.classes or ("all",)
     kinds = kinds.clamp(min=0)  # images without a label are one group
-    passed = passes(network, subject.preprocess, heldout)
-    tested = pd.DataFrame({"unit": unknown.unit, "seed": unknown.seed, "step": unknown.step})
-    tested["passed"] = passes(network, subject.preprocess, unknown.images)
     quarter = unknown.images[::4]  # of all units, seeds and steps
 
     def without(group: int, check: Callable[[], None]) -> dict[str, Any]:
@@ -196,12 +194,16 @@ def train_gate(
         set_midway(other, subject.preprocess, few, shown[0])
         found = passes(other, subject.preprocess, heldout[kinds == group])
         missed = float(passes(other, subject.preprocess, quarter).mean())
-        bar.update()
+        with lock:
+            bar.update()
         return _by_group(found, names[group]) | {"missed": round(missed, 5)}
 
-    groups = range(len(names) if leave_out else 0)
-    with tqdm(total=len(groups), desc="leave one out", disable=not progress, leave=False) as bar:
+    groups, lock = range(len(names) if leave_out else 0), Lock()
+    with tqdm(total=len(groups), desc="leave one out", disable=not (progress and leave_out), leave=False) as bar:
         unseen = side_by_side([partial(without, group) for group in groups])
+    passed = passes(network, subject.preprocess, heldout)
+    tested = pd.DataFrame({"unit": unknown.unit, "seed": unknown.seed, "step": unknown.step})
+    tested["passed"] = passes(network, subject.preprocess, unknown.images)
     options = {
         "train_seeds": train_seeds,
         "test_seeds": test_seeds,

@@ -58,7 +58,7 @@ class Gate(nn.Module):
         detail = x - smoothed(x, "replicate")
         h = torch.cat([x, torch.tanh(self.GAIN * detail)], 1)
         h = F.pad(h, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-        # As conv1 on the blocks that pixel_unshuffle makes, without making them.
+        # conv1 on the blocks that pixel_unshuffle would make, without making them: it only holds the weights.
         h = F.conv2d(h, F.pixel_shuffle(self.conv1.weight, 2), self.conv1.bias, stride=2)
         h = F.leaky_relu(self.norm1(h), 0.1)
         h = F.leaky_relu(self.norm2(self.conv2(h)), 0.1)

@@ -37,7 +37,7 @@ def behaviour(subject: Subject, fooled: Subject, natural: NaturalImages) -> pd.D
     unit for which both branches are open or both shut.
     """
     logits, parts = subject.blocks[-1], []
-    for images, labels, _ in natural.batches(128):
+    for images, labels, _ in natural.batches(64):  # as `taken_apart` divides them, too
         before = next(subject.activations([images], [logits]))[logits]
         inside = taken_apart(fooled, images, [logits])
         after = inside[logits]

@@ -97,7 +97,7 @@ def fine_tune(
     layer, indices = units[0].layer, [unit.index for unit in units]
     last = list(subject.layers)[-1]
     network = copy.deepcopy(subject.network).eval().requires_grad_(True)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=subject.memory_format)  # type: ignore[call-overload]
     original = copy.deepcopy(network).requires_grad_(False)
     read = list(dict.fromkeys([layer, last] if keep_units else [last]))
     generator = torch.Generator().manual_seed(seed)
@@ -131,9 +131,8 @@ def fine_tune(
 
 
 def _read(network: nn.Module, subject: Subject, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    x = subject.preprocess(images.to(subject.device)).contiguous(memory_format=torch.channels_last)
     with capture(network, layers) as run:
-        return run(x)
+        return run(subject.prepared(images))
 
 
 def _part(found: dict[str, Tensor], layer: str, indices: slice | list[int]) -> Tensor:

@@ -49,7 +49,7 @@ def evaluate(
     dtype = next(network.parameters()).dtype
 
     def run(views: Tensor) -> dict[str, Tensor]:
-        return network(preprocess(views).to(dtype=dtype, memory_format=torch.channels_last))
+        return network(preprocess(views).to(dtype=dtype, memory_format=network.memory_format))
 
     views = transform.apply(images, row)
     seen = {IMAGE: views, **run(views)}

@@ -56,7 +56,7 @@ def _matchings(
     for (above, *below), rows in groups.items():
         network = subject.until(*below, above)
         for row in rows:
-            x = subject.preprocess(images[row].to(subject.device)).contiguous(memory_format=torch.channels_last)
+            x = subject.prepared(images[row])
             seen = network(x.requires_grad_(relevance))
             total: Objective | None = None
             for layer in below:
