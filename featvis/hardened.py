@@ -113,7 +113,7 @@ def hardened_paths(
     natural: NaturalImages,
     train: NaturalImages,
     *,
-    train_steps: int = 200,
+    train_steps: int = 100,
     radius: float | None = None,
     seeds: int = 3,
     steps: int = 128,
