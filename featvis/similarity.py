@@ -26,7 +26,6 @@ BUDGET = 256 * 2**20  # bytes for the sums that are kept at once
 BATCH = 16
 GROUPS = 8  # tasks, about, that Ray divides the layers into: each sees all of the images again
 NAMES = ("total", "count", "left_total", "left_count")
-WORTH_A_THREAD = 2**19  # entries to rank; fewer are done sooner than threads have begun
 CHUNK = 2**13  # features that are multiplied at once, in double precision
 
 
@@ -45,26 +44,17 @@ def ranks(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu":
         return _ranks_by_torch(rows)
     found = np.empty(rows.shape, np.float32)
-    jobs = [partial(_rank_row, row, out) for row, out in zip(rows.contiguous().numpy(), found, strict=True)]
-    if rows.numel() < WORTH_A_THREAD:
-        for job in jobs:
-            job()
-    else:
-        side_by_side(jobs)
+    for row, out in zip(rows.contiguous().numpy(), found, strict=True):
+        positive = np.flatnonzero(row > 0)
+        zeros = len(row) - len(positive)
+        if zeros > 1 and row.min() == 0:  # behind a ReLU half of a row or more is 0: one rank, and nothing to sort
+            out.fill((zeros + 1) / 2)
+            inner = np.empty(len(positive), np.float32)
+            _rank(row[positive], inner)
+            out[positive] = inner + np.float32(zeros)
+        else:
+            _rank(row, out)
     return torch.from_numpy(found)
-
-
-def _rank_row(row: np.ndarray, out: np.ndarray, check: Callable[[], None] = lambda: None) -> None:
-    check()
-    positive = np.flatnonzero(row > 0)
-    zeros = len(row) - len(positive)
-    if zeros > 1 and row.min() == 0:  # behind a ReLU half of a row or more is 0: one rank, and nothing to sort
-        out.fill((zeros + 1) / 2)
-        inner = np.empty(len(positive), np.float32)
-        _rank(row[positive], inner)
-        out[positive] = inner + np.float32(zeros)
-    else:
-        _rank(row, out)
 
 
 def _rank(row: np.ndarray, out: np.ndarray) -> None:
@@ -287,29 +277,38 @@ class _Pass:
     def add(self, items: list[Item], first: int) -> None:
         here = torch.arange(first, first + len(items))
         found = next(self.subject.activations([torch.stack([item.load() for item in items])], self.layers))
-        before = self.held_items
-        earlier = torch.cat([before, here])
+        earlier = torch.cat([self.held_items, here])
         pairs = self.apart[earlier][:, here] & (earlier[:, None] < here)
         kept = torch.nonzero(self.until[earlier] >= first + len(items))[:, 0]
-        image, column = torch.nonzero(self.members[here], as_tuple=True)
-        for k, layer in enumerate(self.layers):
-            flat = found.pop(layer).flatten(1).float()
+
+        def compare(k: int, check: Callable[[], None]) -> None:
+            check()
+            flat = found.pop(self.layers[k]).flatten(1).float()
             if not bool(torch.isfinite(flat).all()):
                 worst = items[int((~torch.isfinite(flat)).any(1).nonzero()[0])].name
-                raise FeatvisError(f"{layer} of {self.subject.name} gives activations that are not finite for {worst}.")
-            for m, metric in enumerate(self.metrics):
-                rows, defined = standardized(flat, metric)
-                self.defined[m, k, here] = defined.cpu()
-                self.sums[m, k].index_add_(0, column.to(rows.device), rows[image])
-                if len(kept) or pairs.any():
-                    every = torch.cat([self.held[m, k], rows])
-                    if pairs.any():
-                        left = self.members[earlier].T @ (products(every, rows).cpu() * pairs) @ self.members[here]
-                        self.left[m, k] += left + left.T
-                    self.held[m, k] = every[kept]
-                else:
-                    self.held[m, k] = rows[:0]
+                raise FeatvisError(
+                    f"{self.layers[k]} of {self.subject.name} gives activations that are not finite for {worst}."
+                )
+            for m in range(len(self.metrics)):
+                self._add(m, k, flat, here, earlier, pairs, kept)
+
+        side_by_side([partial(compare, k) for k in range(len(self.layers))])
         self.held_items = earlier[kept]
+
+    def _add(self, m: int, k: int, flat: Tensor, here: Tensor, earlier: Tensor, pairs: Tensor, kept: Tensor) -> None:
+        """Rows of one layer, for one metric: images `here`, of which `earlier` ones are still held, or `kept`."""
+        rows, defined = standardized(flat, self.metrics[m])
+        self.defined[m, k, here] = defined.cpu()
+        image, column = torch.nonzero(self.members[here], as_tuple=True)
+        self.sums[m, k].index_add_(0, column.to(rows.device), rows[image])
+        if len(kept) or pairs.any():
+            every = torch.cat([self.held[m, k], rows])
+            if pairs.any():
+                left = self.members[earlier].T @ (products(every, rows).cpu() * pairs) @ self.members[here]
+                self.left[m, k] += left + left.T
+            self.held[m, k] = every[kept]
+        else:
+            self.held[m, k] = rows[:0]
 
     def outcome(self, m: int, k: int) -> tuple[np.ndarray, ...]:
         """The four sums of `Pairs` for one metric and layer, each (sets, sets)."""

@@ -25,6 +25,7 @@ from featvis.paths import Series, all_layers, class_images, like_images, path_la
 from featvis.shelf import kept
 from featvis.similarity import Item, pair_sums, pairwise, ranks
 from featvis.streams import Stream
+from featvis.threads import PINS
 from tests.small import small_images, small_subject
 
 SIZE = 16
@@ -49,21 +50,6 @@ def test_ranks_are_scipys_with_many_ties():
     expected = rankdata(rows.numpy(), axis=1)
     np.testing.assert_array_equal(ranks(rows), expected)
     np.testing.assert_array_equal(similarity._ranks_by_torch(rows + 0.0), expected)
-
-
-def test_ranks_found_in_several_threads_are_the_same(monkeypatch):
-    rows = torch.from_numpy(tied())
-    expected, threads, seen = ranks(rows), torch.get_num_threads(), []
-    rank = similarity._rank_row
-    monkeypatch.setattr(similarity, "_rank_row", lambda *row: (rank(*row), seen.append(threading.get_ident())))
-    monkeypatch.setattr(similarity, "WORTH_A_THREAD", 0)
-    torch.set_num_threads(2)
-    try:
-        np.testing.assert_array_equal(ranks(rows), expected)
-    finally:
-        torch.set_num_threads(threads)
-    assert len(seen) == len(rows)
-    assert threading.get_ident() not in seen
 
 
 def test_all_pairs_agree_with_scipy_and_numpy():
@@ -114,9 +100,21 @@ def brute(rows: Tensor, members: np.ndarray, apart: set[tuple[int, int]], metric
     return total, count
 
 
+@pytest.fixture
+def two_threads(monkeypatch):
+    for name in PINS:
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("budget", [2**30, 40_000, 9000])
-def test_sums_over_pairs_are_those_of_two_loops(budget, monkeypatch):
+def test_sums_over_pairs_are_those_of_two_loops(budget, monkeypatch, two_threads):
     """However little memory there is: all layers at once, one by one, or blocks of sets."""
+    where, add = set(), similarity._Pass._add
+    monkeypatch.setattr(similarity._Pass, "_add", lambda *given: (where.add(threading.get_ident()), add(*given)))
     monkeypatch.setattr(similarity, "BUDGET", budget)
     monkeypatch.setattr(similarity, "BATCH", 5)
     subject = small_subject()
@@ -143,6 +141,7 @@ def test_sums_over_pairs_are_those_of_two_loops(budget, monkeypatch):
             whole, pairs = brute(rows, members.astype(float), set(), metric)
             np.testing.assert_allclose(found.left_count[m, k], pairs - count, atol=1e-9)
             np.testing.assert_allclose(found.left_total[m, k], whole - total, rtol=1e-6, atol=1e-5)
+    assert (threading.get_ident() not in where) == (budget == 2**30)  # layers of one pass share the threads
 
 
 def test_only_a_row_for_each_set_is_kept(monkeypatch):
