@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the table of README, in one run with pinned threads, as Markdown and JSON."""
+"""`python -m benchmarks`: the table of README, in one run, as Markdown and JSON."""
 
 from __future__ import annotations
 

@@ -33,6 +33,13 @@ print(int(peak.split()[1]) / 1024, 0.0)
 """
 
 
+# Batches climb in several threads, which may run where they like; this process and its children are pinned.
+_FREE = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, range(os.cpu_count()))
+"""
+
 _ALL = """
 import sys, time, torch, featvis as fv
 torch.set_num_threads(int(sys.argv[2]))
@@ -42,6 +49,14 @@ begin = time.perf_counter()
 fv.render(subject, units, steps=int(sys.argv[1]), progress=False)
 print(len(units), time.perf_counter() - begin)
 """
+
+
+def free(script: str, *arguments: str) -> str:
+    """What a script prints in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_CPU_AFFINITY"}
+    command = [sys.executable, "-c", _FREE + script, *arguments]
+    root = Path(__file__).parents[1]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment).stdout
 
 
 def measure(threads: int, counts: tuple[int, ...] = COUNTS) -> list[dict]:
@@ -63,9 +78,4 @@ def whole_network(steps: int, threads: int) -> dict:
 
 
 def _run(script: str, *numbers: int) -> list[float]:
-    """What a script prints in a process of its own, whose threads may run where they like: batches climb in several."""
-    free = {name: value for name, value in os.environ.items() if name != "GOMP_CPU_AFFINITY"}
-    command = [sys.executable, "-c", script, *map(str, numbers)]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=free)
-    return [float(word) for word in done.stdout.split()]
+    return [float(word) for word in free(script, *map(str, numbers)).split()]

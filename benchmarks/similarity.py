@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks.memory import free
 from featvis.similarity import pairwise
 
 IMAGES, ACTIVATIONS = 100, 200_000
@@ -119,9 +120,7 @@ def memory(threads: int, counts: Mapping[str, tuple[int, ...]] = COUNTS) -> list
     rows = []
     for layers, numbers in counts.items():
         for count in numbers:
-            command = [sys.executable, "-c", _SCRIPT, str(count), layers, str(threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-            peak, seconds, axis, activations = map(float, done.stdout.split())
+            peak, seconds, axis, activations = map(float, free(_SCRIPT, str(count), layers, str(threads)).split())
             rows.append(
                 {
                     "images": count,

@@ -229,7 +229,8 @@ def _passes(
 ) -> Iterator[tuple[list[str], list[set[int]]]]:
     """Layers that share a pass over the images, and the blocks of sets that they need one each for.
 
-    There are about `groups` passes or more. How layers are grouped changes no number; how sets are, may.
+    There are about `groups` passes or more. How layers are grouped changes numbers by rounding alone; how sets are, may
+    do more.
     """
     size = {layer: 4 * metrics * int(np.prod(subject.layers[layer])) for layer in layers}
     most = min(BUDGET, sets * sum(size.values()) / groups)
@@ -280,19 +281,23 @@ class _Pass:
         earlier = torch.cat([self.held_items, here])
         pairs = self.apart[earlier][:, here] & (earlier[:, None] < here)
         kept = torch.nonzero(self.until[earlier] >= first + len(items))[:, 0]
+        for layer in self.layers:
+            finite = torch.isfinite(found[layer]).flatten(1).all(1)
+            if not bool(finite.all()):
+                worst = items[int((~finite).nonzero()[0])].name
+                raise FeatvisError(f"{layer} of {self.subject.name} gives activations that are not finite for {worst}.")
 
-        def compare(k: int, check: Callable[[], None]) -> None:
+        def compare(k: int, check: Callable[[], None] = lambda: None) -> None:
             check()
             flat = found.pop(self.layers[k]).flatten(1).float()
-            if not bool(torch.isfinite(flat).all()):
-                worst = items[int((~torch.isfinite(flat)).any(1).nonzero()[0])].name
-                raise FeatvisError(
-                    f"{self.layers[k]} of {self.subject.name} gives activations that are not finite for {worst}."
-                )
             for m in range(len(self.metrics)):
                 self._add(m, k, flat, here, earlier, pairs, kept)
 
-        side_by_side([partial(compare, k) for k in range(len(self.layers))])
+        if self.subject.device.type == "cpu":
+            side_by_side([partial(compare, k) for k in range(len(self.layers))])
+        else:
+            for k in range(len(self.layers)):
+                compare(k)
         self.held_items = earlier[kept]
 
     def _add(self, m: int, k: int, flat: Tensor, here: Tensor, earlier: Tensor, pairs: Tensor, kept: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,11 +73,6 @@ class Subject:
     `network` maps preprocessed images (n, 3, h, w) to logits (n, classes). It is moved to `device` ("auto": CUDA
     where there is one) and set to eval mode; nothing else about it is ever changed. `examples` are the logits, and
     `late` the convolution, that are worth showing where one cannot show all.
-
-    layers         every module with a tensor output, in the order of execution: name -> shape of its output without n.
-                   Of several outputs the first counts: of attention what it gives out, not its weights
-    memory_format  how images lie in memory for the network: channels last, up to twice as fast, if it takes that. A
-                   `forward` that makes rows of maps by `x.view(n, -1)` takes channels first alone
     """
 
     def __init__(
@@ -103,7 +99,6 @@ class Subject:
             ) from error
         self.classes = tuple(classes)
         self._examples, self._late = tuple(examples), late
-        self.layers, self.memory_format = self._probed()
         logits = list(self.layers.values())[-1]
         if self.classes and logits != (len(self.classes),):
             raise FeatvisError(f"{name} ends in {logits} outputs, but {len(self.classes)} class names were given.")
@@ -112,8 +107,12 @@ class Subject:
         height, width = self.preprocess.size
         return f"Subject({self.name!r}: {len(self.blocks)} layers, {len(self.classes)} classes, {height} x {width} px)"
 
-    def _probed(self) -> tuple[dict[str, tuple[int, ...]], torch.memory_format]:
-        """`layers` and `memory_format`, from a grey image. Raises FeatvisError where the network cannot take it."""
+    @cached_property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Every module with a tensor output, in the order of execution: name -> shape of its output without n.
+
+        Of several outputs the first counts: of attention what it gives out, not its weights.
+        """
         shapes: dict[str, tuple[int, ...]] = {}
 
         def note(name: str) -> Callable[..., None]:
@@ -124,24 +123,33 @@ class Subject:
             return hook
 
         height, width = self.preprocess.size
-        grey = self.preprocess(torch.full((1, len(self.preprocess.mean), height, width), 0.5, device=self.device))
+        probe = self.preprocess(torch.full((1, len(self.preprocess.mean), height, width), 0.5, device=self.device))
         handles = [m.register_forward_hook(note(name)) for name, m in self.network.named_modules() if name]
         try:
-            for memory_format in (torch.channels_last, torch.contiguous_format):
-                shapes.clear()
-                try:
-                    with torch.no_grad():
-                        self.network(grey.contiguous(memory_format=memory_format))
-                    break
-                except (RuntimeError, ValueError, AssertionError) as error:
-                    failure = error
-            else:
-                size = f"{height} x {width} pixels"
-                raise FeatvisError(f"{self.name} cannot take an image of {size}: {reason(failure)}") from failure
+            with torch.no_grad():
+                self.network(probe)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = f"{height} x {width} pixels"
+            raise FeatvisError(f"{self.name} cannot take an image of {size}: {reason(error)}") from error
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: shape for name, shape in shapes.items() if len(shape) in (1, 2, 3)}, memory_format
+        return {name: shape for name, shape in shapes.items() if len(shape) in (1, 2, 3)}
+
+    @cached_property
+    def memory_format(self) -> torch.memory_format:
+        """How images lie in memory for the network: channels last, up to twice as fast, if it takes that.
+
+        A `forward` that makes rows of maps by `x.view(n, -1)` takes channels first alone.
+        """
+        copied = copy.deepcopy(self.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        grey = torch.full((2, len(self.preprocess.mean), *self.preprocess.size), 0.5, device=self.device)
+        try:
+            with torch.no_grad():
+                copied(self.preprocess(grey).contiguous(memory_format=torch.channels_last))
+        except RuntimeError:
+            return torch.contiguous_format
+        return torch.channels_last
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -229,6 +237,7 @@ class Subject:
         """
         layers = [self._known(layer) for layer in layers]
         batches = images.split(batch_size) if isinstance(images, Tensor) else images
+        _ = self.memory_format  # is found out before there are hooks
         with capture(self.network, layers) as run:
             for batch in batches:
                 with torch.inference_mode():

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import torch
 
-PINS = ("GOMP_CPU_AFFINITY", "OMP_PROC_BIND")  # bind torch's threads; others would all be where the first one is
 MOST = 4  # jobs at a time: what they do between operations has to wait for Python's lock
 
 T = TypeVar("T")
@@ -27,9 +26,13 @@ class Stopped(Exception):
 
 def abreast(jobs: int) -> int:
     """How many of so many jobs are done at a time: no more than torch has threads, and one where these are pinned."""
-    if any(os.environ.get(name, "false").lower() not in ("", "false") for name in PINS):
-        return 1
-    return max(1, min(jobs, torch.get_num_threads(), MOST))
+    return 1 if _pinned() else max(1, min(jobs, torch.get_num_threads(), MOST))
+
+
+def _pinned() -> bool:
+    """Whether OpenMP binds its threads to processors. New threads would all be where the first one is."""
+    told = os.environ.get("OMP_PROC_BIND", "")
+    return told.lower() != "false" if told else any(map(os.environ.get, ("GOMP_CPU_AFFINITY", "OMP_PLACES")))
 
 
 def side_by_side(jobs: Sequence[Job[T]]) -> list[T]:

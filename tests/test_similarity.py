@@ -25,7 +25,6 @@ from featvis.paths import Series, all_layers, class_images, like_images, path_la
 from featvis.shelf import kept
 from featvis.similarity import Item, pair_sums, pairwise, ranks
 from featvis.streams import Stream
-from featvis.threads import PINS
 from tests.small import small_images, small_subject
 
 SIZE = 16
@@ -102,7 +101,7 @@ def brute(rows: Tensor, members: np.ndarray, apart: set[tuple[int, int]], metric
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    for name in PINS:
+    for name in ("GOMP_CPU_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"):
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -91,11 +91,29 @@ class Rows(nn.Module):
         return self.fc(x.view(x.shape[0], -1))
 
 
-def test_images_come_channels_last_where_the_network_takes_them_so(subject: fv.Subject) -> None:
+class Grouped(Rows):
+    """Takes channels last from one image, but not from two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        n, c, h, w = x.shape
+        return self.fc(x.view(n * c, h * w).view(n, -1))
+
+
+class Contiguous(Rows):
+    """Takes any image, but not weights with channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x.contiguous()).relu()
+        return self.fc(x.view(x.shape[0], -1))
+
+
+@pytest.mark.parametrize("kind", [Rows, Grouped, Contiguous])
+def test_images_come_channels_last_where_the_network_takes_them_so(subject: fv.Subject, kind: type[nn.Module]) -> None:
     assert subject.memory_format == torch.channels_last
     assert subject.prepared(torch.rand(2, 3, 32, 32)).is_contiguous(memory_format=torch.channels_last)
     torch.manual_seed(0)
-    network = Rows()
+    network = kind()
     old = fv.load(network, preprocess=PREPROCESS, classes=("ant", "bee", "cow"), device="cpu")
     assert old.memory_format == torch.contiguous_format
     images = torch.rand(5, 3, 32, 32)

@@ -35,7 +35,8 @@ MARGIN = 1.0
 CALIBRATION = 2000  # natural images whose range is measured
 SHOWN = (1, 8, 32, 64, 128)  # steps of visualizations whose range is measured
 KEY = "featvis.circuit"  # in the metadata of a saved network
-_MEASURED: WeakKeyDictionary[Subject, dict[tuple[Any, ...], tuple[NaturalImages, Tensor, Tensor]]] = WeakKeyDictionary()
+# What was measured of a subject last: with which natural images, and (layer, steps) -> F on them and along ascents.
+_MEASURED: WeakKeyDictionary[Subject, tuple[NaturalImages, dict[Any, tuple[Tensor, Tensor]]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -177,19 +178,20 @@ def _first(natural: NaturalImages, most: int) -> Iterator[Tensor]:
 def _ranges(subject: Subject, layer: str, natural: NaturalImages, progress: bool) -> tuple[Tensor, Tensor]:
     """Each unit's smallest and largest F, (2, units), on natural images and along visualizations of some of the units.
 
-    They are measured once for a subject and its natural images, however many decoys it is fooled with.
+    They are measured once for a subject and the same natural images, however many decoys it is fooled with.
     """
     units, steps = subject.units(layer), budget.within(SHOWN)
-    known, key = _MEASURED.setdefault(subject, {}), (id(natural), layer, steps)
+    if subject not in _MEASURED or _MEASURED[subject][0] is not natural:
+        _MEASURED[subject] = natural, {}
+    known, key = _MEASURED[subject][1], (layer, steps)
     if key not in known:
         some = budget.some(units[:: max(1, len(units) // 40)])
         shown = render(subject, some, steps=steps[-1], snapshots=steps, progress=progress).snapshots.values()
         known[key] = (
-            natural,  # is held, so that no other images get its id
             _extremes(subject, layer, _first(natural, CALIBRATION)),
             _extremes(subject, layer, (part.flatten(0, 1) for part in shown)),
         )
-    return known[key][1:]
+    return known[key]
 
 
 def _extremes(subject: Subject, layer: str, batches: Iterable[Tensor]) -> Tensor:

@@ -131,8 +131,9 @@ def fine_tune(
 
 
 def _read(network: nn.Module, subject: Subject, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    x = subject.prepared(images)
     with capture(network, layers) as run:
-        return run(subject.prepared(images))
+        return run(x)
 
 
 def _part(found: dict[str, Tensor], layer: str, indices: slice | list[int]) -> Tensor:
