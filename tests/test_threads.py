@@ -85,8 +85,21 @@ def test_an_error_or_ctrl_c_ends_all_jobs_at_their_next_step(mishap: type[BaseEx
     assert torch.get_num_threads() == 4
 
 
+@pytest.fixture
+def climbers(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The threads that batches climb in."""
+    seen, climb = set(), batches.climb
+
+    def noted(*arguments: object) -> Iterator:
+        seen.add(threading.get_ident())
+        yield from climb(*arguments)
+
+    monkeypatch.setattr(batches, "climb", noted)
+    return seen
+
+
 @pytest.mark.parametrize("fooled", [False, True])
-def test_batches_that_climb_side_by_side_give_the_same_bits(fooled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_climb_side_by_side_give_the_same_bits(fooled: bool, climbers: set[int]) -> None:
     """Also of a network whose circuit keeps the image for the time of a pass."""
     subject = small_subject()
     if fooled:
@@ -95,17 +108,10 @@ def test_batches_that_climb_side_by_side_give_the_same_bits(fooled: bool, monkey
         subject = fv.fool(subject, small_images(), gate=fv.train_gate(subject, train, test, **few), progress=False)
     units = ["conv1:0", "conv1:1", "conv1:2", "conv2:0", "fc:0", "fc:1"]
     options = {"steps": 8, "seeds": 2, "batch": 2, "progress": False, "snapshots": (4,)}
-    seen = set()
-
-    def noted(*arguments: object) -> Iterator:
-        seen.add(threading.get_ident())
-        yield from climb(*arguments)
-
-    climb = batches.climb
-    monkeypatch.setattr(batches, "climb", noted)
+    climbers.clear()  # of those that the gate and the circuit needed
     beside = fv.render(subject, units, **options)
-    assert len(seen) > 1
-    assert threading.get_ident() not in seen
+    assert len(climbers) > 1
+    assert threading.get_ident() not in climbers
     torch.set_num_threads(1)
     alone = fv.render(subject, units, **options)
     assert torch.equal(beside.images, alone.images)
@@ -113,16 +119,8 @@ def test_batches_that_climb_side_by_side_give_the_same_bits(fooled: bool, monkey
     assert (beside.curve == alone.curve).all()
 
 
-def test_batches_of_objectives_and_those_that_are_looked_on_climb_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = set()
-
-    def noted(*arguments: object) -> Iterator:
-        seen.add(threading.get_ident())
-        yield from climb(*arguments)
-
-    climb = batches.climb
-    monkeypatch.setattr(batches, "climb", noted)
+def test_batches_of_objectives_and_those_that_are_looked_on_climb_one_by_one(climbers: set[int]) -> None:
     options = {"steps": 2, "batch": 1, "progress": False}
     fv.render(small_subject(), [channel(f"conv1:{i}") for i in range(3)], **options)
     fv.render(small_subject(), ["fc:0", "fc:1"], snapshots=(1,), on_step=lambda *_: None, **options)
-    assert seen == {threading.get_ident()}
+    assert climbers == {threading.get_ident()}
