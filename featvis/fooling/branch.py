@@ -109,10 +109,13 @@ def _same_input(subject: Subject, layer: str, inner: str) -> bool:
     """Whether both modules see the same tensor."""
     seen: list[Tensor] = []
     modules = [subject.network.get_submodule(name) for name in (layer, inner)]
+    height, width = subject.preprocess.size
+    images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    inputs = subject.prepared(images)  # before the hooks, as it may try the network out
     handles = [m.register_forward_pre_hook(lambda _module, given: seen.append(given[0].clone())) for m in modules]
     try:
-        height, width = subject.preprocess.size
-        next(subject.logits(torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))))
+        with torch.inference_mode():
+            subject.network(inputs)
     finally:
         for handle in handles:
             handle.remove()
