@@ -353,6 +353,23 @@ def test_pixels_maco_sizes_and_precision(subject: fv.Subject) -> None:
         assert pictures.images.shape[-1] == options.get("size", 32)
 
 
+@pytest.mark.parametrize("parameterization", [Pixels(), Pixels(decorrelate=True), Fourier()])
+def test_ascent_takes_the_steps_of_plain_adam(subject: fv.Subject, parameterization: Pixels | Fourier) -> None:
+    """However the gradient lies in memory: through channels last, that of free pixels alone is not as they are."""
+    start = parameterization.start([generator_for("fc:1", 0)], (32, 32))
+    parameters = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([parameters], lr=parameterization.rate)
+    for _ in range(12):
+        logits = subject.network(subject.preprocess(parameterization.image(parameters, (32, 32))))
+        optimizer.zero_grad()
+        (-logits[0, 1]).backward()
+        optimizer.step()
+    found = render(subject, "fc:1", parameterization=parameterization, transform=Nothing(), steps=12)
+    expected = parameterization.image(parameters, (32, 32)).detach()
+    torch.testing.assert_close(found.images[0], expected, atol=2e-3, rtol=0)
+    assert found.activation[0, 0] > found.curve[0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("name", "unit", "size"),
     [

@@ -87,7 +87,7 @@ def ascend(
     finite stands still from then on; the others go on.
     """
     device = next(network.parameters()).device
-    parameters = parameterization.start(generators, size, start).to(device).requires_grad_(True)
+    parameters = parameterization.start(generators, size, start).to(device).contiguous().requires_grad_(True)
     numbers = transform.draw(generators, steps).to(device)
     optimizer = torch.optim.Adam([parameters], lr=rate, fused=True)
     n = len(generators)
@@ -112,7 +112,8 @@ def ascend(
         curve[step - 1] = values
         stopped_at = torch.where((stopped_at == 0) & ~(values + norm).isfinite(), step, stopped_at)
         running = _wide(stopped_at == 0, gradient)
-        parameters.grad = torch.where(running, gradient, 0)
+        # The fused optimizer goes by memory, whatever the strides: what follows channels last has its gradient so.
+        parameters.grad = torch.where(running, gradient, 0).contiguous()
         if step > 1:  # without momentum a stopped image stands still
             optimizer.state[parameters]["exp_avg"].mul_(running)
         optimizer.step()
