@@ -125,13 +125,14 @@ def exemplars(
     `units` may name whole layers ("inception4b") and single units ("fc:coins"). Ties go to the earlier image. With
     `distinct`, crops that largely overlap a better one are left out. With a `checkpoint` file an interrupted pass goes
     on where it was. With the `engine` "ray" or `featvis.engine.Ray(...)` shards of the images are Ray tasks, which keep
-    their own checkpoints; the result is the same. Raises FeatvisError if there is no image, or k is not between 1 and
-    the number of images.
+    their own checkpoints; the result is the same. Raises FeatvisError if there is no image, for images of another size
+    than the subject's, and if k is not between 1 and the number of images.
     """
     wanted = [name for entry in units for name in (subject.units(entry) if entry in subject.layers else [entry])]
     chosen = [subject.unit(name) for name in wanted]
     if not 1 <= k <= len(natural):
         raise FeatvisError(f"k={k} exemplars were asked for; valid are 1 to {len(natural)}, the number of images.")
+    subject.check_size(natural)
     scan = Scan(tuple(chosen), k * (SPARE if distinct else 1), batch)
     key = f"{subject.fingerprint} {natural.fingerprint} {k} {distinct} {wanted}"
     cluster = engine_of(engine)

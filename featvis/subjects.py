@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from featvis import budget
 from featvis.cut import Cut, capture, cut, first_tensor
 from featvis.errors import FeatvisError, listed, reason
+
+if TYPE_CHECKING:
+    from featvis.images import NaturalImages
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,15 @@ class Subject:
         layer, index = self.unit(unit)
         is_logit = self.layers[layer] == (len(self.classes),)
         return f"{layer}:{index} {self.classes[index]}" if is_logit else f"{layer}:{index}"
+
+    def check_size(self, natural: NaturalImages) -> None:
+        """Raises FeatvisError for natural images of another size than the network expects.
+
+        Many networks take any size, and answer smaller images otherwise: nothing but this would tell.
+        """
+        needed = self.preprocess.size[0]
+        if natural.size != needed:
+            raise FeatvisError(f"{natural.name} has images of {natural.size} pixels; {self.name} needs {needed}.")
 
     def until(self, *layers: str, before_relu: bool = False) -> Cut:
         """The network cut right after the given layers: a frozen copy, preprocessed images -> {layer: output}.

@@ -160,3 +160,17 @@ def test_unreadable_images_are_one_sentence(tmp_path):
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(fv.FeatvisError, match="none of the 1 images"):
         fv.exemplars(small_subject(), natural, ["fc"], k=1, progress=False)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    """A network that pools takes them all the same, and answers otherwise."""
+    subject, fitting, large = small_subject(), small_images(200), fv.natural_images("photos", n=200, size=48)
+    next(subject.logits(next(large.batches(8))[0]))
+    for run in (
+        lambda: fv.exemplars(subject, large, ["conv2"], k=1, progress=False),
+        lambda: fv.silence(subject, large, "conv2.0", progress=False),
+        lambda: fv.train_gate(subject, large, fitting, progress=False),
+        lambda: fv.train_gate(subject, fitting, large, progress=False),
+    ):
+        with pytest.raises(fv.FeatvisError, match="photos-heldout has images of 48 pixels; small needs 32"):
+            run()

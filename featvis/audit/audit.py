@@ -58,9 +58,7 @@ def audit(
     """
     if len(natural) < FEWEST:
         raise FeatvisError(f"{len(natural)} natural images are too few for an audit; {FEWEST} are needed.")
-    if natural.size != subject.preprocess.size[0]:
-        needed = subject.preprocess.size[0]
-        raise FeatvisError(f"{natural.name} has images of {natural.size} pixels; {subject.name} needs {needed}.")
+    subject.check_size(natural)
     honest = calibration or Calibration.read()
     chosen = sampled(subject, units, layers, seed)
     with tqdm(total=len(PARTS), desc=f"audit {subject.name}", unit="part", disable=not progress, leave=False) as bar:

@@ -135,9 +135,10 @@ def fool(
     kind     how a target image is shown: "linear" (the paper's matched filter) or "aligned"
     margin   by how much of its width every measured range is widened
 
-    The original is left alone. Raises FeatvisError for a layer without units, targets that are no images, and
-    activations that are not finite.
+    The original is left alone. Raises FeatvisError for a layer without units, natural images of another size, targets
+    that are no images, and activations that are not finite.
     """
+    subject.check_size(natural)
     layer = layer or subject.blocks[-1]
     units = subject.units(layer)
     shape = subject.layers[layer]

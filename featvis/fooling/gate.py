@@ -144,9 +144,10 @@ def train_gate(
     leave_out      also train one gate for each group of natural images without it (a fifth of the steps): `unseen`
     folder         where interrupted work goes on from; nothing in it is ever removed
 
-    Raises FeatvisError for too few images, and for a subject with fewer than 4 logits.
+    Raises FeatvisError for too few images or images of another size, and for a subject with fewer than 4 logits.
     """
     for images, what in ((natural, "train"), (test, "test")):
+        subject.check_size(images)
         if len(images) < FEWEST:
             raise FeatvisError(f"{len(images)} natural images to {what} a gate with are too few; {FEWEST} are needed.")
     if leave_out and (len(natural.classes) < 2 or natural.classes != test.classes):

@@ -100,8 +100,8 @@ def silence(
                images' largest responses
 
     The threshold is that of the convolution as it is deployed, padding and stride included. Raises FeatvisError for a
-    layer that is no convolution, units of other layers, a decoy that is no image, and a subject in half precision,
-    where rounding could wake the units.
+    layer that is no convolution, units of other layers, images of another size, a decoy that is no image, and a
+    subject in half precision, where rounding could wake the units.
     """
     check_recipe(direction, strength, factor, margin)
     options: dict[str, Any] = {"direction": direction, "judged": False, "progress": progress}
@@ -172,6 +172,7 @@ def ingredients(
 
     They are needed to choose a decoy, to fit a direction, and to tell whether a picture is a unit's own (`judged`).
     """
+    subject.check_size(natural)
     made, channels = with_branch(subject, layer), channels_of(subject, layer, units)
     if isinstance(decoy, Tensor):
         _check_image(decoy, subject)
