@@ -250,19 +250,24 @@ def _mean(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def matrix(frame: pd.DataFrame) -> Figure:
-    """Attack versus method: shares of `n` finished pictures that are caught, show the decoy, show the truth."""
-    columns = {"caught": "caught\nby the gate", "decoy": "shows\nthe decoy", "truth": "shows\nthe truth"}
+    """Attack versus method: shares of pictures caught, of the decoy, of the truth; last the original's, drawn alike."""
+    columns = {
+        "caught": "caught\nby the gate",
+        "decoy": "shows\nthe decoy",
+        "truth": "shows\nthe truth",
+        "untouched": "original: shows\nthe truth",
+    }
     shares = frame[list(columns)].to_numpy(float)
     with _style():
         figure, ax = plt.subplots(figsize=(WIDTH, 0.46 * len(frame) + 0.55))
-        centres = range(3), range(len(frame))
+        centres = range(len(columns)), range(len(frame))
         ax.pcolormesh(*centres, shares, cmap=HEAT, vmin=0, vmax=1, edgecolors="white", lw=3)
         ax.invert_yaxis()
         for (i, j), share in np.ndenumerate(shares):
             low, high = _wilson(round(share * frame["n"].iloc[i]), frame["n"].iloc[i])
             ax.text(j, i - 0.14, f"{_percent(share)} %", ha="center", va="center", fontsize=11, fontweight="bold")
             ax.text(j, i + 0.27, f"{_percent(low)}–{_percent(high)} %", ha="center", va="center", fontsize=8)
-        ax.set_xticks(range(3), columns.values(), fontsize=9)
+        ax.set_xticks(range(len(columns)), columns.values(), fontsize=9)
         ax.set_yticks(
             range(len(frame)), [f"{method}  (n = {n:,})" for method, n in zip(frame["method"], frame["n"], strict=True)]
         )

@@ -759,11 +759,14 @@ def test_one_target_serves_all_units_and_more_targets_than_units_are_cut(subject
 
 
 def test_every_method_of_visualization_is_tried_on_a_fooled_subject(subject, tmp_path):
-    found = attack_matrix(subject, stream(BRIGHT), brightness_gate(ALWAYS), steps=2, progress=False)
+    found = attack_matrix(subject, stream(BRIGHT), stream(DARK), brightness_gate(ALWAYS), steps=2, progress=False)
     assert tuple(found.frame["method"]) == METHODS == tuple(found.pictures)
     assert (found.frame["n"] == 6).all()
     assert (found.frame["caught"] == 1).all()
     assert (found.frame["decoy"] + found.frame["truth"]).max() <= 1
+    original = fv.render(subject, subject.units("fc"), steps=2, progress=False).images[:, 0]
+    recognized = torch.cat(list(subject.logits(original))).argmax(1) == torch.arange(6)
+    assert found.frame["untouched"][0] == recognized.float().mean()
     found.save(tmp_path)
     back = Matrix.load(tmp_path)
     pd.testing.assert_frame_equal(back.frame, found.frame)

@@ -212,16 +212,15 @@ def test_target_curves_are_means_over_targets(fooled: Fooling) -> None:
 
 
 def test_the_matrix_prints_shares_with_their_intervals() -> None:
-    table = pd.DataFrame(
-        {"method": ["pixels", "MACO"], "caught": [1.0, 0.25], "decoy": [0.5, 0.0], "truth": [0.0, 0.99], "n": [40, 400]}
-    )
+    shares = {"caught": [1.0, 0.25], "decoy": [0.5, 0.0], "truth": [0.0, 0.99], "untouched": [0.75, 0.9]}
+    table = pd.DataFrame({"method": ["pixels", "MACO"], **shares, "n": [40, 400]})
     figure = plots.matrix(table)
     (ax,) = figure.axes
     written = words(figure)
     found = binomtest(100, 400).proportion_ci(method="wilson")
     assert f"{100 * found.low:.0f}–{100 * found.high:.0f} %" in written
-    assert {"100 %", "25 %", "50 %", "99 %", "91–100 %", "pixels  (n = 40)", "MACO  (n = 400)"} <= set(written)
-    assert ax.collections[0].get_array().tolist() == table[["caught", "decoy", "truth"]].to_numpy().tolist()
+    assert {"100 %", "25 %", "50 %", "99 %", "75 %", "91–100 %", "pixels  (n = 40)", "MACO  (n = 400)"} <= set(written)
+    assert ax.collections[0].get_array().tolist() == table[[*shares]].to_numpy().tolist()
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first method on top
     assert plots._percent(0.997) == "99.7"
 

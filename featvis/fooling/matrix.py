@@ -41,9 +41,10 @@ METHODS = (
 class Matrix:
     """What each method of visualization finds in a fooled subject.
 
-    frame     one row for each method: `n` pictures, and the shares that the gate caught (`caught`), that the original
-              subject gives the decoy's class (`decoy`), and the unit's own (`truth`)
-    pictures  method -> images (units, 3, h, w) of the first units
+    frame     one row for each method: `n` pictures of the fooled subject, and the shares that the gate caught
+              (`caught`), that the original subject gives the decoy's class (`decoy`), and the unit's own (`truth`);
+              `untouched` is the share of the original's own pictures, drawn alike, that it gives the unit's own class
+    pictures  method -> images (units, 3, h, w) of the fooled subject's first units
     """
 
     frame: pd.DataFrame = field(repr=False)
@@ -51,7 +52,9 @@ class Matrix:
 
     def difference(self, again: Matrix) -> str:
         """ "" if the shares are about the same; each is of few pictures."""
-        old, new = (m.frame[["caught", "decoy", "truth"]].to_numpy().ravel().tolist() for m in (self, again))
+        old, new = (
+            m.frame[["caught", "decoy", "truth", "untouched"]].to_numpy().ravel().tolist() for m in (self, again)
+        )
         return shares_differ(old, new, allowed=0.2)
 
     def save(self, folder: Path) -> None:
@@ -68,22 +71,27 @@ class Matrix:
         return cls(pd.read_csv(folder / "matrix.csv"), dict(zip(about["methods"], parts, strict=True)))
 
 
-@shelved(3, Matrix)
+@shelved(4, Matrix)
 def attack_matrix(
     subject: Subject,
     natural: NaturalImages,
+    test: NaturalImages,
     gate: TrainedGate,
     *,
     steps: int = 128,
     progress: bool = True,
 ) -> Matrix:
-    """Permute all logits of a subject, and visualize every one with each of `METHODS`."""
+    """Permute all logits of a subject, and visualize every one, of both subjects, with each of `METHODS`.
+
+    natural, test  natural images to choose c and k with, and those whose exemplars are starts: other images than the
+                   gate was trained on, as an auditor's would be
+    """
     fooled = fool(subject, natural, gate=gate, progress=progress)
     layer, decoy = layer_of(fooled), circuit_of(fooled).decoy
     assert isinstance(decoy, Permutation)
     units = subject.units(layer)
-    best = exemplars(subject, natural, units, k=1, progress=progress)
-    starts = torch.stack([best.pictures(natural, unit)[0] for unit in units])
+    best = exemplars(subject, test, units, k=1, progress=progress)
+    starts = torch.stack([best.pictures(test, unit)[0] for unit in units])
     maco = Maco(mean_magnitude(natural))
     rate = Fourier().rate
     ways: dict[str, dict[str, Any]] = {method: {} for method in METHODS}
@@ -100,8 +108,10 @@ def attack_matrix(
     rows, pictures = [], {}
     own = torch.arange(len(units))
     for method, options in ways.items():
-        images = render(fooled, units, steps=steps, progress=progress, **options).images[:, 0]
-        seen = torch.cat(list(subject.logits(images))).argmax(1).cpu()
+        original, images = (
+            render(which, units, steps=steps, progress=progress, **options).images[:, 0] for which in (subject, fooled)
+        )
+        usual, seen = (torch.cat(list(subject.logits(shown))).argmax(1).cpu() for shown in (original, images))
         with torch.inference_mode():
             caught = gate.network(subject.preprocess(images))[:, 0] <= 0
         rows.append(
@@ -111,6 +121,7 @@ def attack_matrix(
                 "caught": float(caught.float().mean()),
                 "decoy": float((seen == decoy.order.cpu()).float().mean()),
                 "truth": float((seen == own).float().mean()),
+                "untouched": float((usual == own).float().mean()),
             }
         )
         pictures[method] = images[:KEPT]
