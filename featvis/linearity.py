@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from featvis.exemplars import exemplars
 from featvis.holm import holm
 from featvis.images import NaturalImages
+from featvis.ranks import related
 from featvis.shelf import shelved
 from featvis.subjects import Subject
 from featvis.visualize.objectives import unit_means, unit_means_of
@@ -31,7 +32,6 @@ POINTS = 33  # of a path
 MEASURES = ("bend", "unexplained", "turn")
 DECODERS = ("pixels", "look")
 SOURCES = ("visualization", "exemplar")
-RESAMPLES = 4000
 ROUNDING = 1e-4  # a bend of less is that of an affine unit in single precision
 
 
@@ -119,7 +119,7 @@ class Linearity:
         return self.table[(self.table["status"] == "ok") & ~(self.table["bend"] <= ROUNDING)]
 
     def correlations(self) -> pd.DataFrame:
-        """Rank correlation over units of each measure with each success; layers are removed before (see `within`).
+        """Rank correlation over units of each measure with each success; inside of layers (see `ranks`).
 
         Intervals are 95 % bootstraps over units; `p` is from permuting units within layers, `adjusted` after Holm.
         """
@@ -127,12 +127,10 @@ class Linearity:
         for measure in MEASURES:
             for success in (f"{source} {decoder}" for source in SOURCES for decoder in DECODERS):
                 part = used[["layer", measure, success]].dropna()
-                x, y = within(part["layer"], part[measure]), within(part["layer"], part[success])
-                low, high = _bootstrap(part["layer"].to_numpy(), x, y)
+                inside = related(part["layer"], part[measure], part[success])
                 plain = spearmanr(part[measure], part[success]).statistic
-                p = _permuted(part["layer"].to_numpy(), x, y)
                 found = {"measure": measure, "success": success, "units": len(part), "across layers": plain}
-                rows.append(found | {"rho": _correlation(x, y), "low": low, "high": high, "p": p})
+                rows.append(found | inside._asdict())
         frame = pd.DataFrame(rows)
         return frame.assign(adjusted=holm(frame["p"].to_numpy()))
 
@@ -148,41 +146,6 @@ class Linearity:
     @classmethod
     def load(cls, folder: Path) -> Linearity:
         return cls(pd.read_csv(folder / "linearity.csv"))
-
-
-def within(layers: Sequence[str] | pd.Series, values: pd.Series) -> np.ndarray:
-    """Ranks inside each layer, scaled to mean 0 and equal spread: what is left when depth is taken away."""
-    ranks = values.groupby(np.asarray(layers)).transform(lambda v: (rankdata(v) - (len(v) + 1) / 2) / len(v))
-    return ranks.to_numpy()
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    return float(x @ y / np.sqrt((x @ x) * (y @ y)))
-
-
-def _bootstrap(layers: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Units are drawn inside of their layers, as ranks are taken there, and centred there again."""
-    rng, parts = np.random.default_rng(0), []
-    for layer in np.unique(layers):
-        place = np.flatnonzero(layers == layer)
-        rows = place[rng.integers(len(place), size=(RESAMPLES, len(place)))]
-        parts.append([values[rows] - values[rows].mean(1, keepdims=True) for values in (x, y)])
-    a, b = (np.concatenate(columns, 1) for columns in zip(*parts, strict=True))
-    found = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _permuted(layers: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
-    """Two-sided: how often chance, inside of the layers, does as much."""
-    rng, places = np.random.default_rng(0), [np.flatnonzero(layers == layer) for layer in np.unique(layers)]
-    observed, count = abs(x @ y), 0
-    for _ in range(RESAMPLES):
-        shuffled = np.empty_like(y)
-        for place in places:
-            shuffled[place] = y[rng.permutation(place)]
-        count += abs(x @ shuffled) >= observed - 1e-12
-    return (count + 1) / (RESAMPLES + 1)
 
 
 def _some(units: Sequence[str], count: int) -> list[str]:

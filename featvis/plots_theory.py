@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from featvis.linearity import MEASURES, Linearity, within
+from featvis.linearity import MEASURES, Linearity
 from featvis.plots import INK, NATURAL, VISUALIZATION, _style, interval, show
+from featvis.ranks import within
 from featvis.structured import Structured
 from featvis.theory import Convex, Extrema, FunctionClass, Lipschitz, ReluNetworks
 from featvis.theory.twins import Twins

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import featvis as fv
-from featvis.linearity import DECODERS, MEASURES, SOURCES, Linearity, _bootstrap, holm, look, paths, predictions, within
+from featvis.linearity import DECODERS, MEASURES, SOURCES, Linearity, holm, look, paths, predictions
 from featvis.structured import KINDS, SortPairs, Sphere, _measured, build, constrain, slope, structured, train
 from featvis.theory.average import average
 from featvis.theory.twins import Bend, make_twins, twins
@@ -330,29 +330,12 @@ def test_correlations_leave_depth_out_and_are_corrected():
     assert made_up(helps=False).correlations()["adjusted"].min() > 0.05
 
 
-def test_an_interval_keeps_to_the_layers():
-    """Two layers, each with a perfect relation of its own, but the other way round."""
-    layers = np.repeat(["a", "b"], 30)
-    x = np.tile(np.linspace(-0.5, 0.5, 30), 2)
-    assert _bootstrap(layers, x, x) == pytest.approx((1, 1))
-    low, high = _bootstrap(layers, x, np.where(layers == "a", x, -x))
-    assert -0.5 < low < 0 < high < 0.5
-    shifted = np.where(layers == "a", x + 5, x)  # what lies between layers plays no part
-    assert _bootstrap(layers, shifted, shifted) == pytest.approx((1, 1))
-    assert _bootstrap(layers, shifted, np.where(layers == "a", x, -x)) == pytest.approx((low, high))
-
-
 def test_affine_units_take_no_part():
     found = made_up()
     affine = found.table["layer"] == "a"
     table = found.table.assign(bend=found.table["bend"].where(~affine, 1e-7 * found.table["bend"].abs()))
     assert set(Linearity(table).used["layer"]) == {"b", "c"}
     assert (Linearity(table).correlations()["units"] == 40).all()
-
-
-def test_ranks_are_taken_inside_each_layer():
-    ranks = within(["a"] * 3 + ["b"] * 2, pd.Series([30.0, 10.0, 20.0, 5.0, 1.0]))
-    assert ranks == pytest.approx([1 / 3, -1 / 3, 0, 0.25, -0.25])
 
 
 def test_holm_against_statsmodels_by_hand():

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from featvis.images import NaturalImages
 from featvis.matching.analysis import by_unit
@@ -16,6 +15,7 @@ from featvis.matching.observers import Observer, alike, answers, machine_feature
 from featvis.matching.simulation import GZIP
 from featvis.matching.stimuli import DEPTHS, Stimuli, mixtures, rank, source_of
 from featvis.matching.trials import KINDS, Design, design
+from featvis.ranks import Related, related
 from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
 from featvis.zoo import load, trained
@@ -113,16 +113,10 @@ class Polysemy:
         """The table."""
         return self.table
 
-    def relation(self, by: str = "clusters", share: str = "visualization") -> tuple[float, float, float, float]:
-        """(low, rho, high, p): Spearman's rank correlation over units that are not mixed, bootstrapped over units."""
+    def relation(self, by: str = "clusters", share: str = "visualization") -> Related:
+        """Rank correlation over units that are not mixed, inside of depths: both columns change with depth."""
         part = self.table[~self.table["mixed"]]
-        x, y = part[by].to_numpy(float), part[share].to_numpy(float)
-        rho, p = stats.spearmanr(x, y)
-        found = stats.bootstrap(
-            (x, y), lambda a, b: stats.spearmanr(a, b).statistic, paired=True, vectorized=False,
-            n_resamples=2000, method="percentile", random_state=0,
-        ).confidence_interval  # fmt: skip
-        return float(found.low), float(rho), float(found.high), float(p)
+        return related(part["depth"], part[by], part[share])
 
     def difference(self, again: Polysemy) -> str:
         """ "" if shares are about the same on average."""
