@@ -30,24 +30,29 @@ WAYS = {
 
 
 def detected(areas: pd.DataFrame) -> Figure:
-    """Every attack against every check: the area under the ROC curve, with its 95 % interval below."""
+    """Every attack against every check: the area under the ROC curve, its 95 % interval, and the networks' own areas.
+
+    Bold where the interval and the area of every network lie above one half.
+    """
     attacks = list(dict.fromkeys(areas["attack"]))
     checks = list(dict.fromkeys(areas["check"]))
     table = areas.set_index(["attack", "check"])
     with _style():
-        figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.52 * len(attacks)))
+        figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.62 * len(attacks)))
         grid = np.array([[table.loc[(a, c), "auc"] for c in checks] for a in attacks])
         # White at chance: what is blind looks blind.
-        ax.imshow(np.clip(grid, 0.5, 1), cmap="Oranges", vmin=0.5, vmax=1.15, aspect="auto")
+        ax.imshow(np.clip(grid, 0.5, 1), cmap="Oranges", vmin=0.5, vmax=1.4, aspect="auto")
         for i, attack in enumerate(attacks):
             for j, check in enumerate(checks):
                 row = table.loc[(attack, check)]
                 text = "–" if np.isnan(row["auc"]) else f"{row['auc']:.2f}"
-                bold = "bold" if row["low"] > 0.5 else "normal"
-                ax.text(j, i - 0.12, text, ha="center", va="center", fontsize=9.5, fontweight=bold)
+                bold = "bold" if min(row["low"], *row["each"], 1) > 0.5 else "normal"
+                ax.text(j, i - 0.2, text, ha="center", va="center", fontsize=9.5, fontweight=bold)
                 if not np.isnan(row["auc"]):
                     span = f"{row['low']:.2f}–{row['high']:.2f}"
-                    ax.text(j, i + 0.24, span, ha="center", va="center", fontsize=6.5)
+                    ax.text(j, i + 0.1, span, ha="center", va="center", fontsize=6.5)
+                    own = " | ".join(f"{area:.2f}" for area in row["each"])
+                    ax.text(j, i + 0.32, own, ha="center", va="center", fontsize=6.5, style="italic")
         ax.set_xticks(range(len(checks)), checks)
         ax.set_yticks(range(len(attacks)), attacks)
         ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)

@@ -518,11 +518,21 @@ def test_the_area_is_one_where_a_check_sees_and_a_half_where_it_is_blind(trials,
 def test_the_area_is_that_under_the_curve():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 6, 30).astype(float), rng.integers(0, 5, 40).astype(float)
-    found = detection._area(a, b, rng)
+    found = detection._area([(a, b)], rng)
     assert found["auc"] == pytest.approx(roc_auc_score(np.r_[np.ones(30), np.zeros(40)], np.r_[a, b]))
-    draws = [detection._area(rng.choice(a, 30), rng.choice(b, 40), rng)["auc"] for _ in range(400)]
+    draws = [detection._area([(rng.choice(a, 30), rng.choice(b, 40))], rng)["auc"] for _ in range(400)]
     assert found["low"] == pytest.approx(np.quantile(draws, 0.025), abs=0.03)
     assert found["high"] == pytest.approx(np.quantile(draws, 0.975), abs=0.03)
+
+
+def test_units_are_compared_with_those_of_their_own_network():
+    rng = np.random.default_rng(0)
+    seen, blind = (np.full(9, 8.0), np.zeros(9)), (np.full(9, 2.0), np.full(9, 3.0))
+    found = detection._area([seen, blind], rng)
+    assert found["each"] == (1.0, 0.0)
+    assert [found[name] for name in ("auc", "low", "high")] == pytest.approx([0.5] * 3)
+    assert detection._area([seen, (np.zeros(0), np.zeros(9))], rng)["each"] == (1.0,)
+    assert np.isnan(detection._area([(np.zeros(0), np.zeros(9))], rng)["auc"])
 
 
 def test_trials_come_back_from_the_shelf(trials, honest_table, tmp_path):

@@ -26,21 +26,21 @@ def texts(figure) -> list[str]:
 
 def test_a_cell_for_every_attack_and_check_bold_only_above_chance():
     rows = [
-        {"attack": a, "check": c, "auc": auc, "low": auc - 0.2, "high": min(1, auc + 0.1)}
-        for a, auc in (("push", 0.95), ("slingshot", 0.6))
+        {"attack": a, "check": c, "auc": auc, "low": auc - 0.2, "high": min(1, auc + 0.1), "each": each}
+        for a, auc, each in (("push", 0.95, (0.9, 1.0)), ("slingshot", 0.6, (0.7, 0.5)), ("pulse", 0.75, (1.0, 0.5)))
         for c in ("agreement", "path", "all checks")
     ]
     figure = draw.detected(pd.DataFrame(rows))
     (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["push", "slingshot"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["push", "slingshot", "pulse"]
     weights = {t.get_text(): t.get_fontweight() for t in ax.texts}
     assert weights["0.95"] == "bold"
-    assert weights["0.60"] == "normal"
-    assert "0.40–0.70" in weights
+    assert weights["0.60"] == weights["0.75"] == "normal"  # of the latter one network is not seen
+    assert {"0.40–0.70", "0.90 | 1.00"} <= set(weights)
 
 
 def test_what_was_not_asked_is_a_dash():
-    row = {"attack": "push", "check": "stability", "auc": np.nan, "low": np.nan, "high": np.nan}
+    row = {"attack": "push", "check": "stability", "auc": np.nan, "low": np.nan, "high": np.nan, "each": ()}
     assert "–" in texts(draw.detected(pd.DataFrame([row])))
 
 

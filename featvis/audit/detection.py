@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,11 @@ def false_alarms(trials: Trials, calibration: Calibration) -> pd.DataFrame:
 def detection(trials: Trials, calibration: Calibration) -> pd.DataFrame:
     """How well each check tells attacked units from the very same units before: the area under the ROC curve.
 
-    One row for each attack, at its standard strength, and each check, and all together: `auc` with a 95 % percentile
-    bootstrap over units of either group (`low`, `high`), how many units there are of each (`units`), and the share of
-    attacked (`found`) and of unattacked ones (`alarms`) with p <= 0.05. Units of one network are not independent: the
-    intervals are too narrow by what networks differ in, and where all units agree they have no width at all.
+    One row for each attack, at its standard strength, and each check, and all together: `auc`, the mean of the areas in
+    each network apart (`each`), as only units of one network were the same before; its 95 % percentile bootstrap over
+    units of either group in each network (`low`, `high`), how many units there are of each group (`units`), and the
+    share of attacked (`found`) and of unattacked ones (`alarms`) with p <= 0.05. Two networks stand for no others: the
+    intervals are of these networks, and where all units agree they have no width at all.
     """
     rng, rows = np.random.default_rng(0), []
     standard = {attack.name: attack for attack in ATTACKS}
@@ -68,12 +69,19 @@ def detection(trials: Trials, calibration: Calibration) -> pd.DataFrame:
         odd, usual = (_oddness(group, calibration) for group in (odd_units, before))
         p = [calibration.units(group) for group in (odd_units, before)]
         for check in odd.columns:
-            a, b = odd[check].dropna().to_numpy(), usual[check].dropna().to_numpy()
+            groups = [
+                [
+                    one.loc[of["network"] == network, check].dropna().to_numpy()
+                    for one, of in ((odd, odd_units), (usual, before))
+                ]
+                for network in odd_units["network"].unique()
+            ]
             column = "p" if check == TOGETHER else f"p {check}"
             shares = {
                 key: float((one[column] <= LEVEL).mean()) for key, one in zip(("found", "alarms"), p, strict=True)
             }
-            rows.append({"attack": name, "check": check, "units": len(a), **shares, **_area(a, b, rng)})
+            units = sum(len(a) for a, _ in groups)
+            rows.append({"attack": name, "check": check, "units": units, **shares, **_area(groups, rng)})
     return pd.DataFrame(rows)
 
 
@@ -82,14 +90,20 @@ def _oddness(scores: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
     return tails.assign(**{TOGETHER: tails.max(axis=1)})
 
 
-def _area(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-    """The share of pairs in which a is larger, ties by half, with its bootstrap over either group."""
-    if not len(a) or not len(b):
-        return {"auc": np.nan, "low": np.nan, "high": np.nan}
-    larger = (a[:, None] > b) + 0.5 * (a[:, None] == b)
-    drawn = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), RESAMPLES) / len(x) for x in (a, b)]
-    low, high = np.quantile(((drawn[0] @ larger) * drawn[1]).sum(1), [0.025, 0.975])
-    return {"auc": float(larger.mean()), "low": float(low), "high": float(high)}
+def _area(groups: Sequence[Sequence[np.ndarray]], rng: np.random.Generator) -> dict[str, Any]:
+    """The share of pairs (a, b) of a network in which a is larger, ties by half: the mean over networks."""
+    each, draws = [], []
+    for a, b in groups:
+        if not len(a) or not len(b):
+            continue
+        larger = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+        drawn = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), RESAMPLES) / len(x) for x in (a, b)]
+        each.append(float(larger.mean()))
+        draws.append(((drawn[0] @ larger) * drawn[1]).sum(1))
+    if not each:
+        return {"auc": np.nan, "low": np.nan, "high": np.nan, "each": ()}
+    low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
+    return {"auc": float(np.mean(each)), "low": float(low), "high": float(high), "each": tuple(each)}
 
 
 def verdicts(trials: Trials, calibration: Calibration) -> pd.DataFrame:
