@@ -11,6 +11,7 @@ import torch
 
 from featvis.controls import some_logits
 from featvis.fooling import TrainedGate, circuit_of, fool, silence
+from featvis.fooling.branch import branch_of
 from featvis.fooling.circuit import layer_of
 from featvis.fooling.decoys import Permutation
 from featvis.fooling.silent import REDIRECT
@@ -53,7 +54,7 @@ def fooled_paths(
     return path_similarity(fooled, own, natural, per_class=per_class, controls={DECOY: shown}, progress=progress)
 
 
-@shelved(4, PathSimilarity)
+@shelved(5, PathSimilarity)
 def silenced_paths(
     subject: Subject,
     natural: NaturalImages,
@@ -68,14 +69,18 @@ def silenced_paths(
 ) -> PathSimilarity:
     """The check on a silenced subject, `most` units of whose `layer` show one decoy (`silence`, calibrated on `train`).
 
-    The series `ORIGINAL` has the same units' visualizations in the original. Units that are dead there are left out.
-    All are rendered with redirected ReLUs, as in chapter 3.
+    The series `ORIGINAL` has the same units' visualizations in the original. Units that are dead there are left out,
+    and so is the decoy where it is one of the units, as its picture does not change. All are rendered with redirected
+    ReLUs, as in chapter 3.
     """
     every = subject.units(layer)
     options: dict[str, Any] = {"steps": steps, "seeds": seeds, "redirect": REDIRECT, "progress": progress}
     honest = render(subject, every[:: -(-len(every) // most)], **options)
     honest = _rows(honest, np.flatnonzero((honest.status == "ok").all(1)).tolist())
     hushed = silence(subject, train, layer, units=honest.units, progress=progress)
+    recipe = branch_of(hushed).recipe
+    assert recipe is not None
+    honest = _rows(honest, [row for row, unit in enumerate(honest.units) if unit != recipe.decoy])
     pictures = render(hushed, honest.units, **options)
     original = {ORIGINAL: Series(honest.images)}
     return path_similarity(hushed, pictures, natural, per_class=per_class, controls=original, progress=progress)

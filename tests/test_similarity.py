@@ -20,6 +20,7 @@ from featvis.cli import main
 from featvis.commands import similarity as command
 from featvis.controls import rendered_paths
 from featvis.errors import FeatvisError
+from featvis.fooling.branch import branch_of
 from featvis.path_result import PathSimilarity
 from featvis.paths import Series, all_layers, class_images, like_images, path_layers, path_similarity
 from featvis.shelf import kept
@@ -703,7 +704,11 @@ def test_a_silenced_subject_is_checked_like_any_other():
     assert found.series == ("visualizations", "the original's visualizations")
     assert found.same == "exemplars"
     assert found.layers == ("conv1.0", "conv2.0")
-    assert 3 <= len(found.groups) <= 4
+    every = subject.units("conv2.0")[::2]
+    recipe = branch_of(fv.silence(subject, natural, "conv2.0", units=every, progress=False)).recipe
+    assert recipe is not None
+    assert set(found.groups) == {*every} - {recipe.decoy}  # its picture does not change
+    assert len(found.groups) == 3
     honest = fv.render(subject, found.groups, seeds=1, steps=2, progress=False)
     direct = path_similarity(subject, honest, natural, per_class=6, progress=False)
     np.testing.assert_allclose(found.like, direct.like, atol=1e-6)  # silent: nothing changes for natural images
