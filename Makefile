@@ -8,6 +8,7 @@ TOC ?= $(WHOLE)
 PYTHON ?= python3
 TORCH_INDEX ?=
 PORT ?= 8000
+JOBS ?= 2
 
 export FEATVIS_SUBJECT = $(SUBJECT)
 # A notebook runs in its own folder, so paths have to be absolute there.
@@ -29,10 +30,11 @@ HAS_CHROMIUM = { command -v chromium || command -v google-chrome; } >/dev/null &
 
 help:  ## this list
 	@echo "make ..."; sed -n 's/^\([a-z]*\):.*## /  \1|/p' Makefile | awk -F'|' '{ printf "%-10s %s\n", $$1, $$2 }'
-	@echo; echo "SUBJECT=googlenet IMAGES=/data/imagenet/val make book   the same book about another network"
-	@echo "SUBJECT=googlenet WEIGHTS=mine.pth make book             with weights of your own"
-	@echo "BUDGET=quick TOC=some.yml make book                     some chapters, in minutes, with numbers that mean nothing"
-	@echo "TORCH_INDEX=URL make book                               take torch from this package index (its CPU build)"
+	@echo; echo "SUBJECT=googlenet IMAGES=/data/imagenet/val BUDGET=quick make book   another network: does everything run?"
+	@echo "SUBJECT=googlenet IMAGES=/data/imagenet/val make lab                 run its chapters once, for hours; then make book"
+	@echo "SUBJECT=googlenet WEIGHTS=mine.pth make book                         with weights of your own"
+	@echo "BUDGET=quick TOC=some.yml make book                                 some chapters, in minutes; numbers mean nothing"
+	@echo "TORCH_INDEX=URL make book                                           take torch from this package index (its CPU build)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -63,13 +65,13 @@ _build/html/.done: $(READY) _build/package.sum _build/pages.sum
 	$(BIN)/jupyter-book build . --toc $(TOC) --all $(STRICT)
 	@touch $@
 
-test: $(READY)  ## style, types, tests with coverage, the built page in Chromium
+test: $(READY)  ## style, types, tests with coverage, the built page in Chromium (JOBS=2 side by side, one thread each)
 	@$(HAS_CHROMIUM) || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium chromium-driver; } || true
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --cov
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest --cov -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lab: $(READY)  ## JupyterLab on the chapters
 	$(BIN)/jupyter lab notebooks
