@@ -170,6 +170,7 @@ def linearity(
     test     other images, on which activations are predicted
     lines    paths of each unit, from its `lines` weakest to its `lines` strongest images
     """
+    subject.check_size(natural, test)
     units = [name for layer in subject.blocks for name in _some(subject.units(layer), per_layer)]
     best = exemplars(subject, natural, units, k=lines, progress=progress)
     drawn = {

@@ -46,12 +46,13 @@ def detected(areas: pd.DataFrame) -> Figure:
             for j, check in enumerate(checks):
                 row = table.loc[(attack, check)]
                 text = "–" if np.isnan(row["auc"]) else f"{row['auc']:.2f}"
-                bold = "bold" if min(row["low"], *row["each"], 1) > 0.5 else "normal"
+                known = not np.isnan(row["auc"])
+                bold = "bold" if known and np.nanmin([row["low"], *row["each"]]) > 0.5 else "normal"
                 ax.text(j, i - 0.2, text, ha="center", va="center", fontsize=9.5, fontweight=bold)
-                if not np.isnan(row["auc"]):
+                if known:
                     span = f"{row['low']:.2f}–{row['high']:.2f}"
                     ax.text(j, i + 0.1, span, ha="center", va="center", fontsize=6.5)
-                    own = " | ".join(f"{area:.2f}" for area in row["each"])
+                    own = " | ".join("–" if np.isnan(area) else f"{area:.2f}" for area in row["each"])
                     ax.text(j, i + 0.32, own, ha="center", va="center", fontsize=6.5, style="italic")
         ax.set_xticks(range(len(checks)), checks)
         ax.set_yticks(range(len(attacks)), attacks)

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from featvis.errors import FeatvisError
+
 RESAMPLES = 4000
 
 
@@ -28,8 +30,16 @@ def within(groups: Sequence[str] | pd.Series, values: pd.Series) -> np.ndarray:
 
 
 def related(groups: Sequence[str] | pd.Series, first: pd.Series, second: pd.Series) -> Related:
-    """How two columns go together inside of the groups; all three have one entry for each of n units."""
+    """How two columns go together inside of the groups; all three have one entry for each of n units.
+
+    Everything is nan where a column does not vary inside of any group. Raises FeatvisError for values that are not
+    finite.
+    """
+    if not np.isfinite([first, second]).all():
+        raise FeatvisError("some values are not finite; ranks need finite ones.")
     names, x, y = np.asarray(groups), within(groups, first), within(groups, second)
+    if not (x.any() and y.any()):
+        return Related(np.nan, np.nan, np.nan, np.nan)
     low, high = _bootstrap(names, x, y)
     return Related(low, float(x @ y / np.sqrt((x @ x) * (y @ y))), high, _permuted(names, x, y))
 

@@ -223,14 +223,15 @@ class Subject:
         is_logit = self.layers[layer] == (len(self.classes),)
         return f"{layer}:{index} {self.classes[index]}" if is_logit else f"{layer}:{index}"
 
-    def check_size(self, natural: NaturalImages) -> None:
+    def check_size(self, *streams: NaturalImages) -> None:
         """Raises FeatvisError for natural images of another size than the network expects.
 
         Many networks take any size, and answer smaller images otherwise: nothing but this would tell.
         """
         needed = self.preprocess.size[0]
-        if natural.size != needed:
-            raise FeatvisError(f"{natural.name} has images of {natural.size} pixels; {self.name} needs {needed}.")
+        for natural in streams:
+            if natural.size != needed:
+                raise FeatvisError(f"{natural.name} has images of {natural.size} pixels; {self.name} needs {needed}.")
 
     def until(self, *layers: str, before_relu: bool = False) -> Cut:
         """The network cut right after the given layers: a frozen copy, preprocessed images -> {layer: output}.

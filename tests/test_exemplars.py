@@ -171,6 +171,11 @@ def test_images_of_another_size_are_refused() -> None:
         lambda: fv.silence(subject, large, "conv2.0", progress=False),
         lambda: fv.train_gate(subject, large, fitting, progress=False),
         lambda: fv.train_gate(subject, fitting, large, progress=False),
+        lambda: fv.silent_units(subject, fitting, large, progress=False),
+        lambda: fv.linearity(subject, fitting, large, progress=False),
+        lambda: fv.fooling.silencing(subject, fitting, large, "conv2.0", progress=False),
+        lambda: fv.fooling.push(subject, large, "conv2.0:1"),
+        lambda: fv.fooling.slingshot(subject, large, "conv2.0:1", torch.rand(3, 32, 32)),
     ):
         with pytest.raises(fv.FeatvisError, match="photos-heldout has images of 48 pixels; small needs 32"):
             run()

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+from featvis.errors import FeatvisError
 from featvis.matching.machines import Polysemy
 from featvis.ranks import _bootstrap, related, within
 
@@ -32,6 +33,13 @@ def test_what_groups_differ_in_is_no_relation() -> None:
     assert found.low < 0 < found.high
     assert found.p > 0.05
     assert abs(found.rho) < 0.3
+
+
+def test_what_does_not_vary_or_is_not_finite_has_no_rank_correlation() -> None:
+    flat, steps = pd.Series([1.0, 1.0, 2.0, 2.0]), pd.Series([1.0, 2.0, 3.0, 4.0])
+    assert np.isnan(related(["a", "a", "b", "b"], flat, steps)).all()
+    with pytest.raises(FeatvisError, match="not finite"):
+        related(["a"] * 4, steps, pd.Series([1.0, 2.0, 3.0, np.nan]))
 
 
 def test_ranks_have_no_mean_in_any_group() -> None:

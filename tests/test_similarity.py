@@ -684,8 +684,9 @@ def test_a_fooled_subject_is_checked_like_any_other():
     network = small_subject(classes="abcdefghijklmnopq").network
     subject = fv.Subject("small", network, fv.Preprocess((32, 32)), natural.classes, "cpu")
     gate = fv.train_gate(
-        subject, small_images(204), small_images(204), train_seeds=1, test_seeds=1, hidden=1, steps=3, progress=False
-    )
+        subject, small_images(204), small_images(204), train_seeds=1, test_seeds=1, hidden=1, steps=3, ascent=8,
+        progress=False,
+    )  # fmt: skip
     found = manipulated.fooled_paths(subject, natural, natural, gate, seeds=1, steps=1, per_class=4, progress=False)
     assert found.series == ("visualizations", "the decoy's picture")
     assert found.subject == "small-fooled"

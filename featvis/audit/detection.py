@@ -51,10 +51,11 @@ def detection(trials: Trials, calibration: Calibration) -> pd.DataFrame:
     """How well each check tells attacked units from the very same units before: the area under the ROC curve.
 
     One row for each attack, at its standard strength, and each check, and all together: `auc`, the mean of the areas in
-    each network apart (`each`), as only units of one network were the same before; its 95 % percentile bootstrap over
-    units of either group in each network (`low`, `high`), how many units there are of each group (`units`), and the
-    share of attacked (`found`) and of unattacked ones (`alarms`) with p <= 0.05. Two networks stand for no others: the
-    intervals are of these networks, and where all units agree they have no width at all.
+    each network apart (`each`, in the order of `trials.natural`; nan where it has no score), as only units of one
+    network were the same before; its 95 % percentile bootstrap over units of either group in each network (`low`,
+    `high`), how many units there are of each group (`units`), and the share of attacked (`found`) and of unattacked
+    ones (`alarms`) with p <= 0.05. Two networks stand for no others: the intervals are of these networks, and where all
+    units agree they have no width at all.
     """
     rng, rows = np.random.default_rng(0), []
     standard = {attack.name: attack for attack in ATTACKS}
@@ -74,7 +75,7 @@ def detection(trials: Trials, calibration: Calibration) -> pd.DataFrame:
                     one.loc[of["network"] == network, check].dropna().to_numpy()
                     for one, of in ((odd, odd_units), (usual, before))
                 ]
-                for network in odd_units["network"].unique()
+                for network in trials.natural["network"].unique()
             ]
             column = "p" if check == TOGETHER else f"p {check}"
             shares = {
@@ -95,15 +96,16 @@ def _area(groups: Sequence[Sequence[np.ndarray]], rng: np.random.Generator) -> d
     each, draws = [], []
     for a, b in groups:
         if not len(a) or not len(b):
+            each.append(np.nan)
             continue
         larger = (a[:, None] > b) + 0.5 * (a[:, None] == b)
         drawn = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), RESAMPLES) / len(x) for x in (a, b)]
         each.append(float(larger.mean()))
         draws.append(((drawn[0] @ larger) * drawn[1]).sum(1))
-    if not each:
-        return {"auc": np.nan, "low": np.nan, "high": np.nan, "each": ()}
+    if not draws:
+        return {"auc": np.nan, "low": np.nan, "high": np.nan, "each": tuple(each)}
     low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
-    return {"auc": float(np.mean(each)), "low": float(low), "high": float(high), "each": tuple(each)}
+    return {"auc": float(np.nanmean(each)), "low": float(low), "high": float(high), "each": tuple(each)}
 
 
 def verdicts(trials: Trials, calibration: Calibration) -> pd.DataFrame:

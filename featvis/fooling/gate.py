@@ -146,8 +146,8 @@ def train_gate(
 
     Raises FeatvisError for too few images or images of another size, and for a subject with fewer than 4 logits.
     """
+    subject.check_size(natural, test)
     for images, what in ((natural, "train"), (test, "test")):
-        subject.check_size(images)
         if len(images) < FEWEST:
             raise FeatvisError(f"{len(images)} natural images to {what} a gate with are too few; {FEWEST} are needed.")
     if leave_out and (len(natural.classes) < 2 or natural.classes != test.classes):

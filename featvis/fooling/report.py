@@ -184,6 +184,7 @@ def fooling(
     decoy          "permute", target images, or names of embedded photographs to be targets
     seeds          visualizations of each unit
     """
+    subject.check_size(natural, test)
     if not isinstance(decoy, (str, Tensor)):
         decoy = photograph_targets(decoy, subject.preprocess.size[0])
     fooled = fool(subject, natural, decoy, gate=gate, layer=layer, kind=kind, progress=progress)

@@ -180,6 +180,7 @@ def silencing(
     `steps` and `redirect` are those of the reader who renders the units.
     """
     check_recipe(direction, strength, factor, margin, redirect)
+    subject.check_size(natural, test)
     check_fresh(natural, test)
     parts = ingredients(subject, natural, layer, decoy, units, direction=direction, progress=progress)
     silenced = filled(parts, natural, direction, strength, factor, margin, progress)

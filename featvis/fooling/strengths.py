@@ -108,6 +108,7 @@ def strengths(
     Every strength with every margin, and several factors; every strength, and the fitted direction, with and without
     redirected ReLUs. What is not varied is as `silencing` has it, but for the fitted direction's own strength.
     """
+    subject.check_size(natural, test)
     check_fresh(natural, test)
     parts = ingredients(subject, natural, layer, decoy, units, direction="bridge", progress=progress)
     names = [f"{layer}:{i}" for i in parts.channels.tolist()]

@@ -84,6 +84,7 @@ def silent_units(
     Any number of images is streamed; with a `folder`, an interrupted pass goes on there. An image activates a unit if
     the unit is above zero anywhere: behind a ReLU, if it gives anything at all.
     """
+    subject.check_size(images, heldout)
     chosen = tuple(layers or [layer for layer in subject.blocks if len(subject.layers[layer]) == 3] + _neurons(subject))
     if not chosen:
         raise FeatvisError(f"{subject.name} has no layer that gives maps; name layers, such as {subject.blocks[0]}.")

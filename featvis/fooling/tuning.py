@@ -44,6 +44,7 @@ def checked(
         raise FeatvisError(f"steps={steps} was given; at least 1 step is needed.")
     if len(natural) < 1:
         raise FeatvisError(f"{natural.name} has no images; an attack needs natural images to behave well on.")
+    subject.check_size(natural)
     return found
 
 

@@ -238,6 +238,7 @@ def rank(
     Without `alone` several crops of a photograph may be among a unit's exemplars, unless they largely overlap.
     All activations of these units are held at once: 4 bytes for each image and unit.
     """
+    subject.check_size(natural)
     parts = [[subject.unit(name) for name in unit.split("+")] for unit in units]
     layers = list(dict.fromkeys(unit.layer for part in parts for unit in part))
     ids: list[str] = []
