@@ -169,6 +169,8 @@ def linearity(
     natural  images that the paths' ends and the exemplars come from
     test     other images, on which activations are predicted
     lines    paths of each unit, from its `lines` weakest to its `lines` strongest images
+
+    Raises FeatvisError for images of another size than the subject's.
     """
     subject.check_size(natural, test)
     units = [name for layer in subject.blocks for name in _some(subject.units(layer), per_layer)]

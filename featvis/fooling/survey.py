@@ -82,7 +82,8 @@ def silent_units(
     """Look for silent units in `layers` (by default all blocks that give maps, and the MLP neurons of a transformer).
 
     Any number of images is streamed; with a `folder`, an interrupted pass goes on there. An image activates a unit if
-    the unit is above zero anywhere: behind a ReLU, if it gives anything at all.
+    the unit is above zero anywhere: behind a ReLU, if it gives anything at all. Raises FeatvisError for images of
+    another size than the subject's, and where no layer gives maps.
     """
     subject.check_size(images, heldout)
     chosen = tuple(layers or [layer for layer in subject.blocks if len(subject.layers[layer]) == 3] + _neurons(subject))

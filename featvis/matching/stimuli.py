@@ -236,7 +236,8 @@ def rank(
     """One pass over `natural`, for units and for sums "A+B" of units that are scaled to a maximum of 1.
 
     Without `alone` several crops of a photograph may be among a unit's exemplars, unless they largely overlap.
-    All activations of these units are held at once: 4 bytes for each image and unit.
+    All activations of these units are held at once: 4 bytes for each image and unit. Raises FeatvisError for images of
+    another size than the subject's.
     """
     subject.check_size(natural)
     parts = [[subject.unit(name) for name in unit.split("+")] for unit in units]
