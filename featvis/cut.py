@@ -122,7 +122,7 @@ class _OnBlocks(nn.Module):
         front = self.before - self.padding
         back = (front + self.kernel) % 2
         self.taps = (front + self.kernel + back) // 2
-        weight = F.pixel_unshuffle(F.pad(conv.weight.detach(), (front, back, front, back)), 2)
+        weight = _blocks(F.pad(conv.weight.detach(), (front, back, front, back)))
         self.dense = nn.Conv2d(weight.shape[1], weight.shape[0], self.taps, bias=conv.bias is not None)
         self.dense.weight, self.dense.bias = nn.Parameter(weight), conv.bias
 
@@ -146,7 +146,16 @@ class _OnBlocks(nn.Module):
 
         height, width = x.shape[-2:]
         x = F.pad(x, (self.before, after(width), self.before, after(height)))
-        return self.dense(F.pixel_unshuffle(x, 2))
+        return self.dense(_blocks(x))
+
+
+def _blocks(x: Tensor) -> Tensor:
+    """(n, c, h, w), h and w even -> (n, 4 c, h / 2, w / 2), channels last: the pixels of each 2 x 2 block, row by row.
+
+    `pixel_unshuffle` orders them by channel, and takes several times as long on a processor.
+    """
+    blocks = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # n, c, row, 2, column, 2
+    return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).permute(0, 3, 1, 2)
 
 
 class Cut(nn.Module):

@@ -46,9 +46,9 @@ from featvis.networks.training import in_half
 from featvis.widgets import Switch
 from tests.small import PREPROCESS, Small, small_images, small_subject
 
-gates, nets, samples, circuits, decoys = (
+gates, nets, samples, circuits, decoys, reports = (
     importlib.import_module(f"featvis.fooling.{name}")
-    for name in ("gate", "gate_network", "samples", "circuit", "decoys")
+    for name in ("gate", "gate_network", "samples", "circuit", "decoys", "report")
 )
 
 CLASSES = "abcdef"
@@ -702,6 +702,20 @@ def test_a_permutation_is_measured(subject, tmp_path, layer):
     assert (summary["top1_before"], summary["leak_rate"]) == (0.75, 0)
     assert "target_correlation" not in summary
     round_trip(found, tmp_path)
+
+
+def test_the_original_is_drawn_once_for_all_that_is_made_of_it(subject, monkeypatch):
+    drawn, real = [], reports.render
+    reports._DRAWN.clear()
+    monkeypatch.setattr(reports, "render", lambda who, *rest, **named: drawn.append(who) or real(who, *rest, **named))
+    first, second = end_to_end(subject), end_to_end(subject, threshold=0.5)
+    assert sum(who is subject for who in drawn) == 1
+    assert len(drawn) == 3
+    assert torch.equal(first.pictures["before"], second.pictures["before"])
+    assert torch.equal(first.pictures["frames before"], second.pictures["frames before"])
+    longer = end_to_end(subject, steps=8)
+    assert sum(who is subject for who in drawn) == 2
+    assert len(longer.pictures["frames before"]) == 4
 
 
 @pytest.mark.parametrize("kind", ["linear", "aligned"])

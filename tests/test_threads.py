@@ -59,6 +59,7 @@ def test_no_more_jobs_at_a_time_than_threads_and_one_where_they_are_pinned(monke
 @pytest.mark.parametrize("mishap", [ValueError, KeyboardInterrupt])
 def test_an_error_or_ctrl_c_ends_all_jobs_at_their_next_step(mishap: type[BaseException]) -> None:
     begins, ends, begun = [], [], threading.Semaphore(0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 
     def endless(check: Callable[[], None]) -> None:
         begins.append("begun")
@@ -79,8 +80,11 @@ def test_an_error_or_ctrl_c_ends_all_jobs_at_their_next_step(mishap: type[BaseEx
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # Ctrl-C
         endless(check)
 
-    with pytest.raises(mishap):
-        side_by_side([endless, failing, *[endless] * 9])
+    try:
+        with pytest.raises(mishap):
+            side_by_side([endless, failing, *[endless] * 9])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert 3 <= len(begins) == len(ends) < 10
     assert torch.get_num_threads() == 4
 
@@ -124,3 +128,36 @@ def test_batches_of_objectives_and_those_that_are_looked_on_climb_one_by_one(cli
     fv.render(small_subject(), [channel(f"conv1:{i}") for i in range(3)], **options)
     fv.render(small_subject(), ["fc:0", "fc:1"], snapshots=(1,), on_step=lambda *_: None, **options)
     assert climbers == {threading.get_ident()}
+
+
+def test_one_batch_is_divided_among_the_threads_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = small_subject()
+
+    def shared(images: int, threads: int, side: int = 96) -> list[int]:
+        torch.set_num_threads(threads)
+        units = tuple(subject.unit("conv1:0") for _ in range(images))
+        names = tuple(f"unit {i}" for i in range(images))
+        batch = batches.Batch(units, tuple((i, 0) for i in range(images)), names, (0,) * images)
+        parts = batches.divided(subject, (side, side), [batch])
+        assert sum((part.names for part in parts), ()) == names
+        return [len(part.places) for part in parts]
+
+    assert shared(17, 2) == [8, 9]
+    assert shared(17, 1) == [17]
+    assert shared(33, 3) == [16, 8, 9]
+    assert shared(7, 2) == [7]  # three images are too few for a thread
+    assert shared(7, 2, 224) == [3, 4]
+    monkeypatch.setenv("OMP_PLACES", "cores")
+    assert shared(17, 2) == [17]
+
+
+def test_what_is_drawn_in_one_batch_is_drawn_in_halves_where_there_are_threads(climbers: set[int]) -> None:
+    """The same pictures but for rounding; who names a batch size gets it."""
+    options = {"steps": 2, "seeds": 2, "size": 96, "progress": False}
+    units = ["conv1:0", "conv1:1", "conv1:2", "conv1:3"]
+    halves = fv.render(small_subject(), units, **options)
+    assert len(climbers) == 2
+    climbers.clear()
+    whole = fv.render(small_subject(), units, batch=8, **options)
+    assert climbers == {threading.get_ident()}
+    torch.testing.assert_close(halves.images, whole.images, atol=1e-4, rtol=0)

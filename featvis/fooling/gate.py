@@ -36,6 +36,7 @@ LIKE = 128  # steps after which an imitation is as like as it gets
 TEST_SEEDS = 15  # visualizations of each unit to test with, or more,
 TEST_SNAPSHOTS = 3000  # so that there are at least so many snapshots
 FEWEST = 200  # natural images, to train and to test with
+FOLDS = 6  # gates that leave natural images out, each another part of the photographs
 EARLY = (1, 2)  # steps before the paper's first snapshot, in which the gate must already speak
 
 
@@ -45,8 +46,9 @@ class TrainedGate:
 
     natural     one row a photograph (or class): `group`, how many `images` there were, how many the gate `passed`
     synthetic   one row a visualization of the test classes: `unit`, `seed`, `step`, whether it `passed`
-    unseen      as `natural`, but by gates trained without the group's own images, with the share of a quarter of the
-                test visualizations that they `missed`; empty if that was not asked for
+    unseen      as `natural`, but each row by the gate of a `fold`, trained without the group's own images and those of
+                the fold's other groups, with the share of a quarter of the test visualizations that this gate `missed`;
+                empty if that was not asked for
     trained_on  the units whose visualizations it was trained on
     recipe      what it was made from: two gates of one subject with the same recipe are the same
     """
@@ -116,7 +118,7 @@ class TrainedGate:
         return cls(revived(load_file(file)), **tables, trained_on=tuple(about["trained_on"]), recipe=about["recipe"])
 
 
-@shelved(2, TrainedGate, free=("folder", "progress"), later=("ascent",))
+@shelved(3, TrainedGate, free=("folder", "progress"), later=("ascent",))
 def train_gate(
     subject: Subject,
     natural: NaturalImages,
@@ -141,7 +143,8 @@ def train_gate(
     hidden         units of each hidden layer but the first two that it is also trained on: without them it takes
                    smooth pictures of classes that it was not shown for natural ones. It is also trained on pictures of
                    some natural training images that ascent makes of decoys (see `imitations`)
-    leave_out      also train one gate for each group of natural images without it (a fifth of the steps): `unseen`
+    leave_out      also train `FOLDS` gates (a fifth of the steps), each without another part of the groups of natural
+                   images: `unseen`
     folder         where interrupted work goes on from; nothing in it is ever removed
 
     Raises FeatvisError for too few images or images of another size, and for a subject with fewer than 4 logits.
@@ -151,7 +154,7 @@ def train_gate(
         if len(images) < FEWEST:
             raise FeatvisError(f"{len(images)} natural images to {what} a gate with are too few; {FEWEST} are needed.")
     if leave_out and (len(natural.classes) < 2 or natural.classes != test.classes):
-        raise FeatvisError("to leave out one group after the other, both sources of images need the same classes.")
+        raise FeatvisError("to leave groups out in turn, both sources of images need the same classes.")
     *layers, logits = subject.blocks
     units = subject.units(logits)
     if len(units) < 4:
@@ -189,19 +192,21 @@ def train_gate(
     kinds = kinds.clamp(min=0)  # images without a label are one group
     quarter = unknown.images[::4]  # of all units, seeds and steps
 
-    def without(group: int, check: Callable[[], None]) -> dict[str, Any]:
-        few, others = pixels[labels != group], copies[labels[some] != group].flatten(0, 1)
+    def without(fold: int, check: Callable[[], None]) -> list[dict[str, Any]]:
+        out = torch.tensor(folds[fold])
+        few, others = pixels[~torch.isin(labels, out)], copies[~torch.isin(labels[some], out)].flatten(0, 1)
         other = train(subject.preprocess, few, torch.cat([synthetic, others]), max(1, steps // 5), seed, check=check)
         set_midway(other, subject.preprocess, few, shown[0])
-        found = passes(other, subject.preprocess, heldout[kinds == group])
-        missed = float(passes(other, subject.preprocess, quarter).mean())
+        missed = round(float(passes(other, subject.preprocess, quarter).mean()), 5)
+        found = [passes(other, subject.preprocess, heldout[kinds == group]) for group in folds[fold]]
         with lock:
             bar.update()
-        return _by_group(found, names[group]) | {"missed": round(missed, 5)}
+        pairs = zip(folds[fold], found, strict=True)
+        return [_by_group(passed, names[group]) | {"fold": fold, "missed": missed} for group, passed in pairs]
 
-    groups, lock = range(len(names) if leave_out else 0), Lock()
-    with tqdm(total=len(groups), desc="leave one out", disable=not (progress and leave_out), leave=False) as bar:
-        unseen = side_by_side([partial(without, group) for group in groups])
+    folds, lock = [list(range(len(names)))[i::FOLDS] for i in range(min(FOLDS, len(names)))] * leave_out, Lock()
+    with tqdm(total=len(folds), desc="leave out", disable=not (progress and leave_out), leave=False) as bar:
+        unseen = [row for rows in side_by_side([partial(without, i) for i in range(len(folds))]) for row in rows]
     passed = passes(network, subject.preprocess, heldout)
     tested = pd.DataFrame({"unit": unknown.unit, "seed": unknown.seed, "step": unknown.step})
     tested["passed"] = passes(network, subject.preprocess, unknown.images)
@@ -218,7 +223,7 @@ def train_gate(
         network,
         pd.DataFrame([_by_group(passed[kinds.numpy() == i], n) for i, n in enumerate(names) if (kinds == i).any()]),
         tested,
-        pd.DataFrame(unseen, columns=["group", "images", "passed", "missed"]),
+        pd.DataFrame(unseen, columns=["group", "images", "passed", "fold", "missed"]),
         tuple(units[::2]),
         {"gate": subject.fingerprint, "natural": natural.recipe, "test": test.recipe, "options": options},
     )

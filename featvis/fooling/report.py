@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -21,11 +22,13 @@ from featvis.fooling.targets import correlation, photograph_targets, similarity
 from featvis.images import NaturalImages
 from featvis.shelf import shares_differ, shelved
 from featvis.subjects import Subject
-from featvis.visualize import render
+from featvis.visualize import Visualizations, render
 from featvis.visualize.objectives import unit_means
 
 FRAMES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TARGET_STEPS = (2, 4, 8, 16, 32, 128)
+# What `_drawn` gave last for a subject, and for which units and options: one is compared with several fooled ones.
+_DRAWN: WeakKeyDictionary[Subject, tuple[Any, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
 
 
 def behaviour(subject: Subject, fooled: Subject, natural: NaturalImages) -> pd.DataFrame:
@@ -191,13 +194,14 @@ def fooling(
     layer = layer_of(fooled)
     units = subject.units(layer)
     frames = [frame for frame in FRAMES if frame <= steps]
-    options: dict[str, Any] = {"steps": steps, "seeds": seeds, "progress": progress}
-    before, after = (render(s, units, snapshots=tuple(frames), **options) for s in (subject, fooled))
+    options: dict[str, Any] = {"steps": steps, "seeds": seeds, "snapshots": tuple(frames)}
+    before, frames_before = _drawn(subject, units, options, progress)
+    after = render(fooled, units, progress=progress, **options)
     pictures = {
-        "before": before.images[:, 0],
+        "before": before[:, 0],
         "after": after.images[:, 0],
-        "frames before": torch.stack([before.snapshots[frame][0, 0] for frame in frames]),
-        "frames after": torch.stack([after.snapshots[frame][0, 0] for frame in frames]),
+        "frames before": frames_before,
+        "frames after": _frames(after),
     }
     targets = pd.DataFrame()
     if isinstance(decoy, Tensor):
@@ -210,7 +214,7 @@ def fooling(
         targets = _against(fooled, shown[:count], on_the_way)
         pictures["targets"] = shown[:count]
         pictures |= {f"after {step}": images[:, 0] for step, images in on_the_way.items()}
-    seen = [_seen(subject, layer, run.images, before.images) for run in (before, after)]
+    seen = [_seen(subject, layer, images, before) for images in (before, after.images)]
     module = circuit_of(fooled).decoy
     meant = module.order.tolist() if isinstance(module, Permutation) else [-1] * len(units)
     shows_decoy = seen[1] == np.array(meant)[:, None]
@@ -234,6 +238,20 @@ def fooling(
     name = "permute" if isinstance(decoy, str) else kind
     table = behaviour(subject, fooled, test)
     return Fooling(name, layer, circuit_of(fooled).levels, gate.rates(), table, pd.DataFrame(rows), targets, pictures)
+
+
+def _drawn(subject: Subject, units: list[str], options: dict[str, Any], progress: bool) -> tuple[Tensor, Tensor]:
+    """The original's visualizations (units, seeds, 3, h, w) and `_frames`, drawn once for all that is made of it."""
+    key = units, options
+    if subject not in _DRAWN or _DRAWN[subject][0] != key:
+        drawn = render(subject, units, progress=progress, **options)
+        _DRAWN[subject] = key, (drawn.images, _frames(drawn))
+    return _DRAWN[subject][1]
+
+
+def _frames(drawn: Visualizations) -> Tensor:
+    """The first unit and seed along its ascent: (frames, 3, h, w)."""
+    return torch.stack([images[0, 0] for images in drawn.snapshots.values()])
 
 
 def _seen(subject: Subject, layer: str, images: Tensor, own: Tensor) -> np.ndarray:

@@ -18,7 +18,7 @@ from featvis.shelf import shelved
 from featvis.subjects import Subject, Unit
 from featvis.visualize import objectives, parameterizations, transforms
 from featvis.visualize.ascent import Ascent, OnStep
-from featvis.visualize.batches import PRECISIONS, Batch, How, climb_all, climbed
+from featvis.visualize.batches import PRECISIONS, Batch, How, climb_all, climbed, divided
 from featvis.visualize.objectives import Objective
 from featvis.visualize.parameterizations import Parameterization
 from featvis.visualize.result import Visualizations
@@ -94,6 +94,8 @@ def render(
     cluster = chosen(engine)
     if cluster is not None and on_step is not None:
         raise FeatvisError("on_step is called in this process; it needs engine='local'.")
+    if cluster is None and on_step is None and batch is None:
+        parts = divided(subject, side, parts)
     total = steps * len(parts)
     with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
         if cluster is None:
