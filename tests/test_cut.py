@@ -118,7 +118,10 @@ def test_a_stem_on_blocks_is_the_same_convolution(kernel: int, padding: int, siz
     conv = nn.Conv2d(3, 5, kernel, stride=2, padding=padding).double()
     assert _OnBlocks.suits(conv)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
-    torch.testing.assert_close(_OnBlocks(conv)(x), conv(x), rtol=1e-12, atol=1e-12)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        found = _OnBlocks(conv).to(memory_format=memory_format)(x.contiguous(memory_format=memory_format))
+        torch.testing.assert_close(found, conv(x), rtol=1e-12, atol=1e-12)
+        assert found.is_contiguous(memory_format=memory_format)
 
 
 @pytest.mark.parametrize(

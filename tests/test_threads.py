@@ -127,6 +127,11 @@ def test_batches_of_objectives_and_those_that_are_looked_on_climb_one_by_one(cli
     options = {"steps": 2, "batch": 1, "progress": False}
     fv.render(small_subject(), [channel(f"conv1:{i}") for i in range(3)], **options)
     fv.render(small_subject(), ["fc:0", "fc:1"], snapshots=(1,), on_step=lambda *_: None, **options)
+    whole = {"steps": 2, "seeds": 8, "size": 96, "progress": False}
+    fv.render(small_subject(), channel("conv1:0"), **whole)
+    calls = []
+    fv.render(small_subject(), "fc:0", snapshots=(1, 2), on_step=lambda step, _: calls.append(step), **whole)
+    assert calls == [1, 2]
     assert climbers == {threading.get_ident()}
 
 
@@ -144,7 +149,9 @@ def test_one_batch_is_divided_among_the_threads_and_no_further(monkeypatch: pyte
 
     assert shared(17, 2) == [8, 9]
     assert shared(17, 1) == [17]
-    assert shared(33, 3) == [16, 8, 9]
+    assert shared(33, 3) == [11, 11, 11]
+    assert shared(64, 8) == [16] * 4  # with two threads each
+    assert shared(64, 5) == [64]  # one thread would have nothing to do
     assert shared(7, 2) == [7]  # three images are too few for a thread
     assert shared(7, 2, 224) == [3, 4]
     monkeypatch.setenv("OMP_PLACES", "cores")

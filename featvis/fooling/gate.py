@@ -95,8 +95,13 @@ class TrainedGate:
         return pd.DataFrame(rows)
 
     def difference(self, again: TrainedGate) -> str:
-        """ "" if a gate trained again errs about as often."""
-        return shares_differ(self.rates().values(), again.rates().values())
+        """ "" if a gate trained again errs about as often, also on what it never saw."""
+        return shares_differ(self._shares(), again._shares())
+
+    def _shares(self) -> list[float]:
+        alarms = 1 - self.unseen["passed"].sum() / self.unseen["images"].sum() if len(self.unseen) else 0.0
+        missed = self.unseen["missed"].mean() if len(self.unseen) else 0.0
+        return [*self.rates().values(), float(alarms), float(missed)]
 
     def save(self, folder: Path) -> None:
         state = self.network.state_dict().items()
@@ -204,7 +209,8 @@ def train_gate(
         pairs = zip(folds[fold], found, strict=True)
         return [_by_group(passed, names[group]) | {"fold": fold, "missed": missed} for group, passed in pairs]
 
-    folds, lock = [list(range(len(names)))[i::FOLDS] for i in range(min(FOLDS, len(names)))] * leave_out, Lock()
+    folds = [list(range(len(names)))[i::FOLDS] for i in range(min(FOLDS, len(names)))] if leave_out else []
+    lock = Lock()
     with tqdm(total=len(folds), desc="leave out", disable=not (progress and leave_out), leave=False) as bar:
         unseen = [row for rows in side_by_side([partial(without, i) for i in range(len(folds))]) for row in rows]
     passed = passes(network, subject.preprocess, heldout)

@@ -246,7 +246,8 @@ def _drawn(subject: Subject, units: list[str], options: dict[str, Any], progress
     if subject not in _DRAWN or _DRAWN[subject][0] != key:
         drawn = render(subject, units, progress=progress, **options)
         _DRAWN[subject] = key, (drawn.images, _frames(drawn))
-    return _DRAWN[subject][1]
+    images, frames = _DRAWN[subject][1]
+    return images.clone(), frames.clone()
 
 
 def _frames(drawn: Visualizations) -> Tensor:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -72,33 +73,34 @@ class Batch:
                 f"{n} images of {pixels} of the objective {self.what.name!r} do not fit into the memory; try fewer "
                 "seeds or a smaller size."
             )
-        return [
-            replace(
-                self,
-                what=self.what[part],
-                places=self.places[part],
-                names=self.names[part],
-                seeds=self.seeds[part],
-                start=None if self.start is None else self.start[part],
-            )
-            for part in (slice(0, n // 2), slice(n // 2, n))
-        ]
+        return [self.part(slice(0, n // 2)), self.part(slice(n // 2, n))]
+
+    def part(self, which: slice) -> Batch:
+        """Some of the images of a batch of units."""
+        assert not isinstance(self.what, Objective)
+        return replace(
+            self,
+            what=self.what[which],
+            places=self.places[which],
+            names=self.names[which],
+            seeds=self.seeds[which],
+            start=None if self.start is None else self.start[which],
+        )
 
 
 def divided(subject: Subject, size: Size, batches: Sequence[Batch]) -> list[Batch]:
-    """The batches in their order, the largest of them halved until every thread of a processor has one.
+    """A single batch of units as equal parts, as many as climb side by side; all else as it is.
 
-    One thread for each of two halves is faster than two threads for the whole. Objectives stay whole.
+    One thread for each of two halves is faster than two threads for the whole.
     """
-    parts = list(batches)
-    if subject.device.type != "cpu" or any(isinstance(batch.what, Objective) for batch in parts):
-        return parts
-    while len(parts) < abreast(len(parts) + 1):
-        largest = max(range(len(parts)), key=lambda i: len(parts[i].places))
-        if len(parts[largest].places) // 2 * size[0] * size[1] < LEAST:
-            break
-        parts[largest : largest + 1] = parts[largest].halves(subject, size)
-    return parts
+    if len(batches) != 1 or subject.device.type != "cpu" or isinstance(batches[0].what, Objective):
+        return list(batches)
+    images = len(batches[0].places)
+    parts = abreast(images * size[0] * size[1] // LEAST)
+    if torch.get_num_threads() % parts:  # some threads would have nothing to do
+        return list(batches)
+    ends = [images * i // parts for i in range(parts + 1)]
+    return [batches[0].part(slice(*pair)) for pair in pairwise(ends)]
 
 
 def climb_all(

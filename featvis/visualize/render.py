@@ -62,7 +62,8 @@ def render(
     precision         "fp32" or "bf16" (the network alone; faster only where the processor has bf16 arithmetic)
     batch             images at once; chosen from the image size if not given, halved where the memory does not suffice.
                       On a processor with several threads up to four batches of units climb side by side, and need
-                      their memory at the same time
+                      their memory at the same time; a single one is divided among the threads if `batch` is not given,
+                      which changes pictures by rounding
     start             what to start from instead of noise, in [0, 1]: one image (3, h, w) for all, one for each unit
                       (units, 3, h, w), or one for each unit and seed (units, seeds, 3, h, w)
     redirect          steps in which a ReLU that would let no gradient at all of an image through lets some through

@@ -92,7 +92,7 @@ function render({ model, el }) {
     };
     return { figure: h("figure", {}, tile, caption), show };
   }
-  const own = picture("own", "original unit"), made = picture("new", "manipulated"), decoy = picture("decoy", `decoy ${data.decoy}`);
+  const own = picture("own", "original unit"), made = picture("new", "manipulated"), decoy = picture("decoy", `decoy ${data.decoy.replaceAll(".", ".\u200b")}`);
 
   function slider(name, label, values) {
     const value = h("output", {});
