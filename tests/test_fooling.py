@@ -513,6 +513,14 @@ def test_a_gate_is_tested_on_units_seeds_and_images_that_it_was_not_trained_on(s
     assert not states_equal(gate.network, train_gate(subject, TRAIN, TEST, **QUICK, seed=1).network)
 
 
+@pytest.mark.parametrize(("column", "value"), [("passed", 10), ("missed", 0.2)])
+def test_a_gate_trained_again_is_compared_on_what_it_never_saw(column, value):
+    unseen = pd.DataFrame({"group": ["cat", "coins"], "images": 12, "passed": 12, "fold": [0, 1], "missed": 0.1})
+    gate = dataclasses.replace(brightness_gate(), unseen=unseen)
+    assert gate.difference(gate) == ""
+    assert gate.difference(dataclasses.replace(gate, unseen=unseen.assign(**{column: value})))
+
+
 def test_a_gate_may_see_short_ascents_alone(subject):
     gate = train_gate(subject, TRAIN, TEST, **QUICK | {"steps": 1}, ascent=4)
     assert set(gate.synthetic["step"]) == {1, 2, 4}

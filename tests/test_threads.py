@@ -127,7 +127,7 @@ def test_batches_of_objectives_and_those_that_are_looked_on_climb_one_by_one(cli
     options = {"steps": 2, "batch": 1, "progress": False}
     fv.render(small_subject(), [channel(f"conv1:{i}") for i in range(3)], **options)
     fv.render(small_subject(), ["fc:0", "fc:1"], snapshots=(1,), on_step=lambda *_: None, **options)
-    whole = {"steps": 2, "seeds": 8, "size": 96, "progress": False}
+    whole = {"steps": 2, "seeds": 32, "size": 96, "progress": False}
     fv.render(small_subject(), channel("conv1:0"), **whole)
     calls = []
     fv.render(small_subject(), "fc:0", snapshots=(1, 2), on_step=lambda step, _: calls.append(step), **whole)
@@ -147,24 +147,24 @@ def test_one_batch_is_divided_among_the_threads_and_no_further(monkeypatch: pyte
         assert sum((part.names for part in parts), ()) == names
         return [len(part.places) for part in parts]
 
-    assert shared(17, 2) == [8, 9]
-    assert shared(17, 1) == [17]
-    assert shared(33, 3) == [11, 11, 11]
+    assert shared(35, 2) == [17, 18]
+    assert shared(35, 1) == [35]
+    assert shared(51, 3) == [17, 17, 17]
     assert shared(64, 8) == [16] * 4  # with two threads each
     assert shared(64, 5) == [64]  # one thread would have nothing to do
-    assert shared(7, 2) == [7]  # three images are too few for a thread
+    assert shared(31, 2) == [31]  # fifteen images are too few for a thread
     assert shared(7, 2, 224) == [3, 4]
     monkeypatch.setenv("OMP_PLACES", "cores")
-    assert shared(17, 2) == [17]
+    assert shared(35, 2) == [35]
 
 
 def test_what_is_drawn_in_one_batch_is_drawn_in_halves_where_there_are_threads(climbers: set[int]) -> None:
     """The same pictures but for rounding; who names a batch size gets it."""
-    options = {"steps": 2, "seeds": 2, "size": 96, "progress": False}
+    options = {"steps": 2, "seeds": 8, "size": 96, "progress": False}
     units = ["conv1:0", "conv1:1", "conv1:2", "conv1:3"]
     halves = fv.render(small_subject(), units, **options)
     assert len(climbers) == 2
     climbers.clear()
-    whole = fv.render(small_subject(), units, batch=8, **options)
+    whole = fv.render(small_subject(), units, batch=32, **options)
     assert climbers == {threading.get_ident()}
     torch.testing.assert_close(halves.images, whole.images, atol=1e-4, rtol=0)
