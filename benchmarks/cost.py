@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import featvis as fv
 from benchmarks import steps
-from featvis.cut import first_tensor
+from featvis.capture import first_tensor
 from featvis.subjects import Subject, unit_means
 
 BATCH = 4

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from featvis import budget
-from featvis.cut import Cut, capture, cut, first_tensor
+from featvis.capture import capture, first_tensor
+from featvis.cut import Cut, cut
 from featvis.errors import FeatvisError, listed, reason
 
 if TYPE_CHECKING:

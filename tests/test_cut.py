@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featvis._torchvision import torchvision
-from featvis.cut import Rectifier, _OnBlocks, capture, cut
+from featvis.capture import capture
+from featvis.cut import cut
 from featvis.networks.photonet import PhotoNet
+from featvis.rewrite import Rectifier, _OnBlocks
 
 models = torchvision.models
 
@@ -90,6 +92,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str], tuple[int, int]]] 
     ),
     "untraceable": (Wild, ["first", "relu"], (16, 16)),
     "shared": (Shared, ["stem", "block.1", "block", "fc"], (32, 32)),
+    "branches": (lambda: nn.Sequential(Branches(), nn.Conv2d(17, 3, 1)), ["0.seen", "1"], (16, 17)),
 }
 
 
@@ -138,6 +141,27 @@ def test_a_stem_on_blocks_is_the_same_convolution(kernel: int, padding: int, siz
 )
 def test_other_convolutions_stay_as_they_are(conv: nn.Conv2d) -> None:
     assert not _OnBlocks.suits(conv)
+
+
+class Branches(nn.Module):
+    """Four convolutions of one image: two are alike, one is read as an output, one reads other pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.seen = (nn.Conv2d(3, width, 3) for width in (2, 5, 4))
+        self.wide = nn.Conv2d(3, 6, 3, dilation=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.b(x), F.relu(self.a(x), inplace=True), self.seen(x), self.wide(x)], 1)
+
+
+def test_convolutions_that_read_one_input_alike_become_one() -> None:
+    def convolutions(network: nn.Module) -> list[int]:
+        return [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+
+    assert sorted(convolutions(cut(nn.Sequential(Branches()), ["0.seen", "0"]))) == [4, 6, 7]
+    blocks = sum(name.startswith("inception") for name, _ in PhotoNet().named_children())
+    assert len(convolutions(PhotoNet())) - len(convolutions(cut(PhotoNet(), ["fc"]))) == 2 * blocks == 18
 
 
 def state(network: nn.Module) -> list[object]:

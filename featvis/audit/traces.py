@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from featvis.cut import first_tensor
+from featvis.capture import first_tensor
 from featvis.subjects import Subject, Unit
 from featvis.visualize.objectives import unit_means_of
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from featvis.fooling.branch import branch_of, layer_of
 from featvis.fooling.report import _right, _seen
 from featvis.fooling.silent import Ingredients
 from featvis.images import NaturalImages
+from featvis.rewrite import folded
 from featvis.subjects import Subject
 from featvis.visualize.objectives import unit_means
 
@@ -124,7 +127,10 @@ def filter_statistics(subject: Subject) -> pd.DataFrame:
     The number of `filters`, their median `norm` and the `largest`, and the lowest `bias` in units of its filter's norm.
     """
     rows = []
-    for name, module in subject.until(subject.blocks[-1]).body.named_modules():
+    network = copy.deepcopy(subject.network).eval()
+    with suppress(Exception):  # as in `cut`: a network that cannot be traced is taken as it is
+        network = folded(network, (subject.blocks[-1],))
+    for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             norm = module.weight.flatten(1).norm(dim=1)
             bias = torch.zeros_like(norm) if module.bias is None else module.bias

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from featvis import budget
-from featvis.cut import capture
+from featvis.capture import capture
 from featvis.errors import FeatvisError, listed
 from featvis.fooling import filters
 from featvis.fooling.branch import Recipe, Silenced, branch_of, channels_of, layer_of, with_branch

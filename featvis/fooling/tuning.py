@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from featvis.cut import capture
+from featvis.capture import capture
 from featvis.errors import FeatvisError, listed
 from featvis.images import NaturalImages
 from featvis.networks.training import augment
