@@ -695,6 +695,17 @@ def round_trip(found: Fooling, folder: Path) -> None:
     pd.testing.assert_frame_equal(pd.json_normalize(back.summary()), pd.json_normalize(found.summary()))
 
 
+@pytest.mark.parametrize(
+    ("table", "changed"), [("natural", {"top1_after": 0}), ("natural", {"leaks": 10}), ("units", {"fooled": False})]
+)
+def test_a_circuit_made_again_is_compared(subject, table, changed):
+    found = end_to_end(subject)
+    found = dataclasses.replace(found, units=found.units.assign(fooled=True))
+    assert found.difference(found) == ""
+    again = dataclasses.replace(found, **{table: getattr(found, table).assign(**changed)})
+    assert found.difference(again)
+
+
 @pytest.mark.parametrize("layer", [None, "conv2"])
 def test_a_permutation_is_measured(subject, tmp_path, layer):
     found = end_to_end(subject, layer=layer, threshold=0.5, seeds=2)

@@ -135,36 +135,36 @@ def test_batches_of_objectives_and_those_that_are_looked_on_climb_one_by_one(cli
     assert climbers == {threading.get_ident()}
 
 
-def test_one_batch_is_divided_among_the_threads_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = small_subject()
-
-    def shared(images: int, threads: int, side: int = 96) -> list[int]:
-        torch.set_num_threads(threads)
-        units = tuple(subject.unit("conv1:0") for _ in range(images))
-        names = tuple(f"unit {i}" for i in range(images))
-        batch = batches.Batch(units, tuple((i, 0) for i in range(images)), names, (0,) * images)
-        parts = batches.divided(subject, (side, side), [batch])
-        assert sum((part.names for part in parts), ()) == names
-        return [len(part.places) for part in parts]
-
-    assert shared(35, 2) == [17, 18]
-    assert shared(35, 1) == [35]
-    assert shared(51, 3) == [17, 17, 17]
-    assert shared(64, 8) == [16] * 4  # with two threads each
-    assert shared(64, 5) == [64]  # one thread would have nothing to do
-    assert shared(31, 2) == [31]  # fifteen images are too few for a thread
-    assert shared(7, 2, 224) == [3, 4]
-    monkeypatch.setenv("OMP_PLACES", "cores")
-    assert shared(35, 2) == [35]
-
-
-def test_what_is_drawn_in_one_batch_is_drawn_in_halves_where_there_are_threads(climbers: set[int]) -> None:
+def test_what_does_not_fit_into_one_batch_is_drawn_in_equal_parts_side_by_side(climbers: set[int]) -> None:
     """The same pictures but for rounding; who names a batch size gets it."""
     options = {"steps": 2, "seeds": 8, "size": 96, "progress": False}
-    units = ["conv1:0", "conv1:1", "conv1:2", "conv1:3"]
-    halves = fv.render(small_subject(), units, **options)
+    units = [f"conv1:{i}" for i in range(5)]
+    parts = fv.render(small_subject(), units, **options)
     assert len(climbers) == 2
     climbers.clear()
-    whole = fv.render(small_subject(), units, batch=32, **options)
+    whole = fv.render(small_subject(), units, batch=40, **options)
     assert climbers == {threading.get_ident()}
-    torch.testing.assert_close(halves.images, whole.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(parts.images, whole.images, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("what", "seeds", "batch", "expected"),
+    [
+        ([f"conv2:{i}" for i in range(5)], 7, 32, [17, 18]),
+        ([f"conv2:{i}" for i in range(4)], 8, 32, [32]),
+        (["conv2:0", "conv2:1", "conv2:2", "fc:0"], 5, 4, [3, 4, 4, 4, 2, 3]),
+        ([channel(f"conv1:{i}") for i in range(3)], 3, 4, [3, 3, 3]),  # their seeds stay together
+    ],
+)
+def test_batches_are_equal_parts_of_a_layer(what, seeds, batch, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    climb = batches.climb
+
+    def watched(subject, how, part, *rest):
+        sizes.append(len(part.places))
+        return climb(subject, how, part, *rest)
+
+    monkeypatch.setattr(batches, "climb", watched)
+    torch.set_num_threads(1)
+    fv.render(small_subject(), what, seeds=seeds, batch=batch, steps=1, progress=False)
+    assert sizes == expected

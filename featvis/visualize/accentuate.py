@@ -101,7 +101,7 @@ def balance(
         for objective in (gain, penalty):
             check(objective, subject, size, len(seeds))
         groups.setdefault((gain.layers, penalty.layers), []).append(row)
-    most = max(1, batch_size(size) // len(seeds))
+    most = max(1, batch_size(size, subject.device) // len(seeds))
     for (above, below), every in groups.items():
         network = subject.until(*above, *below)
         for rows in (every[first : first + most] for first in range(0, len(every), most)):

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,7 +24,6 @@ from featvis.visualize.transforms import Transform
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Cuts = dict[tuple[str, ...], Cut]
-LEAST = 16 * 96 * 96  # pixels of a part: smaller ones gain nothing over one batch with all threads
 
 
 @dataclass(frozen=True)
@@ -86,21 +84,6 @@ class Batch:
             seeds=self.seeds[which],
             start=None if self.start is None else self.start[which],
         )
-
-
-def divided(subject: Subject, size: Size, batches: Sequence[Batch]) -> list[Batch]:
-    """A single batch of units as equal parts, as many as climb side by side; all else as it is.
-
-    For 34 to 51 images of PhotoNet two halves with a thread each took nine tenths of the time of one batch with two.
-    """
-    if len(batches) != 1 or subject.device.type != "cpu" or isinstance(batches[0].what, Objective):
-        return list(batches)
-    images = len(batches[0].places)
-    parts = abreast(images * size[0] * size[1] // LEAST)
-    if torch.get_num_threads() % parts:  # some threads would have nothing to do
-        return list(batches)
-    ends = [images * i // parts for i in range(parts + 1)]
-    return [batches[0].part(slice(*pair)) for pair in pairwise(ends)]
 
 
 def climb_all(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from featvis.shelf import shelved
 from featvis.subjects import Subject, Unit
 from featvis.visualize import objectives, parameterizations, transforms
 from featvis.visualize.ascent import Ascent, OnStep
-from featvis.visualize.batches import PRECISIONS, Batch, How, climb_all, climbed, divided
+from featvis.visualize.batches import PRECISIONS, Batch, How, climb_all, climbed
 from featvis.visualize.objectives import Objective
 from featvis.visualize.parameterizations import Parameterization
 from featvis.visualize.result import Visualizations
@@ -60,10 +60,9 @@ def render(
     transform         Affine() by default
     snapshots         steps whose images are kept, and given to `on_step(step, images)`
     precision         "fp32" or "bf16" (the network alone; faster only where the processor has bf16 arithmetic)
-    batch             images at once; chosen from the image size if not given, halved where the memory does not suffice.
-                      On a processor with several threads up to four batches of units climb side by side, and need
-                      their memory at the same time; a single one is divided among the threads if `batch` is not given,
-                      which changes pictures by rounding
+    batch             images at once, at most; chosen from the image size if not given, halved where the memory does not
+                      suffice. On a processor with several threads up to four batches of units climb side by side, and
+                      need their memory at the same time
     start             what to start from instead of noise, in [0, 1]: one image (3, h, w) for all, one for each unit
                       (units, 3, h, w), or one for each unit and seed (units, seeds, 3, h, w)
     redirect          steps in which a ReLU that would let no gradient at all of an image through lets some through
@@ -90,13 +89,11 @@ def render(
     )
     names = [w.name if isinstance(w, Objective) else str(subject.unit(w)) for w in wanted]
     ordered = _order(wanted, subject, side, len(seeds))
-    parts = _batches(ordered, names, seeds, batch or batch_size(side), starts)
+    parts = _batches(ordered, names, seeds, batch or batch_size(side, subject.device), starts)
     collected = _Collected(len(wanted), len(seeds), steps, side, snapshots)
     cluster = chosen(engine)
     if cluster is not None and on_step is not None:
         raise FeatvisError("on_step is called in this process; it needs engine='local'.")
-    if cluster is None and on_step is None and batch is None:
-        parts = divided(subject, side, parts)
     total = steps * len(parts)
     with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
         if cluster is None:
@@ -120,15 +117,17 @@ def _batches(
     size: int,
     starts: Tensor | None,
 ) -> list[Batch]:
-    """At most `size` images at once: of units of one layer, or of objectives that read the same."""
+    """At most `size` images at once, in equal parts: of units of one layer, or of objectives that read the same."""
     batches = []
     for group, entries in groupby(ordered, key=lambda entry: entry[0]):
         members = list(entries)
-        # All seeds of an objective stay together: they may look at each other.
-        few = max(1, size // len(seeds)) if isinstance(group, tuple) else size
         jobs = [(what, i, j) for _, i, what in members for j in range(len(seeds))]
-        step = few * len(seeds) if isinstance(group, tuple) else few
-        for some in (jobs[first : first + step] for first in range(0, len(jobs), step)):
+        # All seeds of an objective stay together: they may look at each other.
+        block = len(seeds) if isinstance(group, tuple) else 1
+        blocks = len(jobs) // block
+        count = -(-blocks // max(1, size // block))
+        for first, last in pairwise(block * (blocks * i // count) for i in range(count + 1)):
+            some = jobs[first:last]
             what: tuple[Unit, ...] | Objective = tuple(one for one, _, _ in some if isinstance(one, Unit))
             if isinstance(group, tuple):
                 every = [one for one, _, j in some if isinstance(one, Objective) and j == 0]
@@ -140,9 +139,13 @@ def _batches(
     return batches
 
 
-def batch_size(size: tuple[int, int]) -> int:
-    """Images at once: 64 of 96 x 96 pixels, fewer of larger ones; beyond that a CPU's caches make it slower."""
-    return int(min(64, max(4, 64 * 96 * 96 / (size[0] * size[1]))))
+def batch_size(size: tuple[int, int], device: torch.device) -> int:
+    """Images at once, 4 to 64: as many pixels as 32 of 96 x 96, beyond which a processor's caches make it slower.
+
+    On other devices as many as 64 of 96 x 96.
+    """
+    pixels = (32 if device.type == "cpu" else 64) * 96 * 96
+    return min(64, max(4, pixels // (size[0] * size[1])))
 
 
 class _Collected:
