@@ -131,32 +131,36 @@ def folded(network: nn.Module, layers: tuple[str, ...]) -> fx.GraphModule:
 
     Changes `network`, whose modules it uses. Raises whatever torch.fx raises for a network that it cannot trace.
     """
+    return _finished(_folded(network, layers))
+
+
+def rewritten(network: nn.Module, layers: tuple[str, ...], before_relu: bool) -> fx.GraphModule:
+    """As `folded`, but rewritten to be fast, and with `before_relu` without its last ReLUs; see `cut`."""
+    body = _folded(network, layers)
+    _replace_relus(body)
+    if before_relu:
+        _drop_last_relus(body)
+    _merge_alike(body)
+    for path, module in list(body.named_modules()):
+        if _OnBlocks.suits(module):
+            _set(body, path, _OnBlocks(module))
+    return _finished(body)
+
+
+def _folded(network: nn.Module, layers: tuple[str, ...]) -> fx.GraphModule:
     tracer = _Tracer()
     graph = tracer.trace(network)
     outputs = {layer: first_tensor(tracer.returned[layer]).node for layer in layers}
     graph.erase_node(next(node for node in graph.nodes if node.op == "output"))
     graph.output(outputs)
-    body = fx.GraphModule(network, graph)
+    body = fx.GraphModule(network, graph)  # copies the graph
     body.graph.eliminate_dead_code()
-    kept = _outputs(body)
-    _spare(body, kept)
-    _fold_batch_norm(body, kept)
-    body.delete_all_unused_submodules()
-    body.recompile()
+    _spare(body)
+    _fold_batch_norm(body)
     return body
 
 
-def rewritten(network: nn.Module, layers: tuple[str, ...], before_relu: bool) -> fx.GraphModule:
-    """`folded`, and as fast as it gets; see `cut`."""
-    body = folded(network, layers)
-    kept = _outputs(body)
-    _merge_alike(body, kept)
-    _replace_relus(body, kept)
-    if before_relu:
-        _drop_last_relus(body)
-    for path, module in list(body.named_modules()):
-        if _OnBlocks.suits(module):
-            _set(body, path, _OnBlocks(module))
+def _finished(body: fx.GraphModule) -> fx.GraphModule:
     body.delete_all_unused_submodules()
     body.recompile()
     return body
@@ -167,8 +171,9 @@ def _outputs(body: fx.GraphModule) -> set[fx.Node]:
     return set(next(node for node in body.graph.nodes if node.op == "output").all_input_nodes)
 
 
-def _spare(body: fx.GraphModule, kept: set[fx.Node]) -> None:
+def _spare(body: fx.GraphModule) -> None:
     """Let nothing overwrite an output: what works in place no longer does (ReLUs may again, later)."""
+    kept = _outputs(body)
     for module in body.modules():
         if hasattr(module, "inplace"):
             module.inplace = False  # type: ignore[assignment]
@@ -181,7 +186,8 @@ def _spare(body: fx.GraphModule, kept: set[fx.Node]) -> None:
             raise _Overwritten(node.target)
 
 
-def _fold_batch_norm(body: fx.GraphModule, kept: set[fx.Node]) -> None:
+def _fold_batch_norm(body: fx.GraphModule) -> None:
+    kept = _outputs(body)
     modules = dict(body.named_modules())
     calls = Counter(node.target for node in body.graph.nodes if node.op == "call_module")
     for node in list(body.graph.nodes):
@@ -199,39 +205,8 @@ def _fold_batch_norm(body: fx.GraphModule, kept: set[fx.Node]) -> None:
         body.graph.erase_node(node)
 
 
-def _merge_alike(body: fx.GraphModule, kept: set[fx.Node]) -> None:
-    """Convolutions that read one input and differ in their weights alone become one, whose output is split.
-
-    The input is read once, and its gradient comes in one piece where it was a sum.
-    """
-    modules = dict(body.named_modules())
-    calls = Counter(node.target for node in body.graph.nodes if node.op == "call_module")
-    alike: dict[tuple[Any, ...], list[fx.Node]] = {}
-    for node in body.graph.nodes:
-        conv = modules.get(str(node.target)) if node.op == "call_module" else None
-        if type(conv) is nn.Conv2d and conv.groups == 1 and node not in kept and calls[node.target] == 1:
-            form = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode, conv.bias is None
-            alike.setdefault((*node.all_input_nodes, *form), []).append(node)
-    for nodes in alike.values():
-        if len(nodes) == 1:
-            continue
-        path, convs = str(nodes[0].target), [modules[str(node.target)] for node in nodes]
-        merged = copy.deepcopy(convs[0])
-        for name in dict(merged.named_parameters()):
-            setattr(merged, name, nn.Parameter(torch.cat([getattr(conv, name).detach() for conv in convs])))
-        widths = [conv.out_channels for conv in convs]
-        merged.out_channels = sum(widths)
-        _set(body, path, merged)
-        with body.graph.inserting_before(nodes[0]):
-            whole = body.graph.call_module(path, tuple(nodes[0].all_input_nodes))
-            pieces = body.graph.call_method("split", (whole, widths, 1))
-            for i, node in enumerate(nodes):
-                node.replace_all_uses_with(body.graph.call_function(operator.getitem, (pieces, i)))
-        for node in nodes:
-            body.graph.erase_node(node)
-
-
-def _replace_relus(body: fx.GraphModule, kept: set[fx.Node]) -> None:
+def _replace_relus(body: fx.GraphModule) -> None:
+    kept = _outputs(body)
     modules = dict(body.named_modules())
 
     def module(node: fx.Node) -> nn.Module | None:
@@ -276,6 +251,51 @@ def _drop_last_relus(body: fx.GraphModule) -> None:
             body.graph.erase_node(node)
         elif node.target is torch.cat:
             pending += node.all_input_nodes
+
+
+def _merge_alike(body: fx.GraphModule) -> None:
+    """Convolutions that read one input, differ in their weights alone and lead to ReLUs become one, which is split.
+
+    The input is read once, and its gradient comes in one piece where it was a sum. ReLUs do not mind how their input
+    lies in memory; whatever else follows a convolution might.
+    """
+    modules = dict(body.named_modules())
+    calls = Counter(node.target for node in body.graph.nodes if node.op == "call_module")
+    alike: dict[tuple[Any, ...], list[fx.Node]] = {}
+    for node in body.graph.nodes:
+        conv = modules.get(str(node.target)) if node.op == "call_module" else None
+        to_relus = all(isinstance(modules.get(str(user.target)), Rectifier) for user in node.users)
+        if conv is not None and to_relus and calls[node.target] == 1 and _is_plain(conv):
+            form = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode, conv.bias is None
+            alike.setdefault((*node.all_input_nodes, *form), []).append(node)
+    groups = [nodes for nodes in alike.values() if len(nodes) > 1]
+    for number, nodes in enumerate(groups):
+        convs = [modules[str(node.target)] for node in nodes]
+        widths = [conv.out_channels for conv in convs]
+        merged = copy.deepcopy(convs[0])
+        merged.out_channels = sum(widths)
+        for name in dict(merged.named_parameters()):
+            setattr(merged, name, nn.Parameter(torch.cat([getattr(conv, name).detach() for conv in convs])))
+        body.add_submodule(f"merged_{number}", merged)
+        with body.graph.inserting_before(nodes[0]):
+            whole = body.graph.call_module(f"merged_{number}", tuple(nodes[0].all_input_nodes))
+            pieces = body.graph.call_method("split", (whole, widths, 1))
+            for i, node in enumerate(nodes):
+                for user in node.users:
+                    modules[str(user.target)].inplace = False  # a piece is a view
+                node.replace_all_uses_with(body.graph.call_function(operator.getitem, (pieces, i)))
+        for node in nodes:
+            body.graph.erase_node(node)
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether a module is a convolution without groups, hooks and reparameterized weights."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.groups == 1
+        and not (conv._forward_hooks or conv._forward_pre_hooks or list(conv.buffers()))
+        and {name for name, _ in conv.named_parameters()} <= {"weight", "bias"}
+    )
 
 
 def _set(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from featvis._torchvision import torchvision
 from featvis.capture import capture
@@ -69,6 +70,39 @@ def value(outputs: dict[str, Tensor]) -> Tensor:
     return sum((v * torch.linspace(-1, 1, v.numel(), dtype=v.dtype).view_as(v)).sum() for v in outputs.values())
 
 
+class Branches(nn.Module):
+    """Convolutions of one image: two kinds of which some are alike up to their ReLUs, and one that is wanted itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.seen, self.bare = (nn.Conv2d(3, width, 3) for width in (2, 5, 3, 4, 1))
+        self.wide, self.wider = (nn.Conv2d(3, width, 3, dilation=2, padding=1) for width in (6, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        every = [F.relu(conv(x), inplace=True) for conv in (self.a, self.b, self.c, self.wide, self.wider)]
+        return torch.cat([*every, F.relu(self.seen(x)), self.bare(x)], 1)
+
+
+class Odd(nn.Module):
+    """Convolutions of one image of which most can be no part of another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooked, self.pruned, self.read, self.plain, self.twice, self.changed, self.viewed = (
+            nn.Conv2d(3, width, 3) for width in (2, 3, 4, 5, 2, 3, 2)
+        )
+        self.other = self.plain
+        self.hooked.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+        prune.l1_unstructured(self.pruned, "weight", 0.5).weight_orig.requires_grad_(False)
+        self.pruned(torch.zeros(1, 3, 3, 3))  # now its weights can be copied
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [F.relu(conv(x)) for conv in (self.hooked, self.pruned, self.read, self.plain, self.twice)]
+        parts += [F.relu(self.read.weight.norm() * self.twice(input=x)), self.changed(x).clamp_(min=0), self.other(x)]
+        rows = self.viewed(x).permute(0, 2, 3, 1).flatten(1).sum(1)
+        return torch.cat(parts, 1).mean((2, 3)) + rows[:, None]
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str], tuple[int, int]]] = {
     "photonet": (PhotoNet, ["inception4a"], (96, 96)),
     "photonet, many layers": (
@@ -92,7 +126,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str], tuple[int, int]]] 
     ),
     "untraceable": (Wild, ["first", "relu"], (16, 16)),
     "shared": (Shared, ["stem", "block.1", "block", "fc"], (32, 32)),
-    "branches": (lambda: nn.Sequential(Branches(), nn.Conv2d(17, 3, 1)), ["0.seen", "1"], (16, 17)),
+    "odd": (lambda: nn.Sequential(nn.Conv2d(3, 3, 1), Odd()), ["1.pruned", "1"], (16, 17)),
+    "branches": (lambda: nn.Sequential(Branches(), nn.Conv2d(28, 3, 1)), ["0.seen", "1"], (16, 17)),
 }
 
 
@@ -143,23 +178,11 @@ def test_other_convolutions_stay_as_they_are(conv: nn.Conv2d) -> None:
     assert not _OnBlocks.suits(conv)
 
 
-class Branches(nn.Module):
-    """Four convolutions of one image: two are alike, one is read as an output, one reads other pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.seen = (nn.Conv2d(3, width, 3) for width in (2, 5, 4))
-        self.wide = nn.Conv2d(3, 6, 3, dilation=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.b(x), F.relu(self.a(x), inplace=True), self.seen(x), self.wide(x)], 1)
-
-
 def test_convolutions_that_read_one_input_alike_become_one() -> None:
     def convolutions(network: nn.Module) -> list[int]:
         return [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
 
-    assert sorted(convolutions(cut(nn.Sequential(Branches()), ["0.seen", "0"]))) == [4, 6, 7]
+    assert sorted(convolutions(cut(nn.Sequential(Branches()), ["0.seen", "0"]))) == [1, 4, 10, 13]
     blocks = sum(name.startswith("inception") for name, _ in PhotoNet().named_children())
     assert len(convolutions(PhotoNet())) - len(convolutions(cut(PhotoNet(), ["fc"]))) == 2 * blocks == 18
 

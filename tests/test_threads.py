@@ -15,6 +15,7 @@ import featvis as fv
 from featvis.threads import MOST, Stopped, abreast, side_by_side
 from featvis.visualize import batches
 from featvis.visualize.objectives import channel
+from featvis.visualize.render import batch_size
 from tests.small import small_images, small_subject
 
 PATIENCE = 30.0  # seconds; only a broken program needs them
@@ -127,11 +128,10 @@ def test_batches_of_objectives_and_those_that_are_looked_on_climb_one_by_one(cli
     options = {"steps": 2, "batch": 1, "progress": False}
     fv.render(small_subject(), [channel(f"conv1:{i}") for i in range(3)], **options)
     fv.render(small_subject(), ["fc:0", "fc:1"], snapshots=(1,), on_step=lambda *_: None, **options)
-    whole = {"steps": 2, "seeds": 32, "size": 96, "progress": False}
-    fv.render(small_subject(), channel("conv1:0"), **whole)
     calls = []
-    fv.render(small_subject(), "fc:0", snapshots=(1, 2), on_step=lambda step, _: calls.append(step), **whole)
-    assert calls == [1, 2]
+    many = {"steps": 2, "seeds": 40, "size": 96, "progress": False}  # two batches
+    fv.render(small_subject(), "fc:0", snapshots=(1, 2), on_step=lambda step, _: calls.append(step), **many)
+    assert calls == [1, 2, 1, 2]
     assert climbers == {threading.get_ident()}
 
 
@@ -153,7 +153,8 @@ def test_what_does_not_fit_into_one_batch_is_drawn_in_equal_parts_side_by_side(c
         ([f"conv2:{i}" for i in range(5)], 7, 32, [17, 18]),
         ([f"conv2:{i}" for i in range(4)], 8, 32, [32]),
         (["conv2:0", "conv2:1", "conv2:2", "fc:0"], 5, 4, [3, 4, 4, 4, 2, 3]),
-        ([channel(f"conv1:{i}") for i in range(3)], 3, 4, [3, 3, 3]),  # their seeds stay together
+        ([channel(f"conv1:{i}") for i in range(5)], 2, 8, [4, 6]),  # their seeds stay together
+        ([channel(f"conv1:{i}") for i in range(2)], 3, 2, [3, 3]),
     ],
 )
 def test_batches_are_equal_parts_of_a_layer(what, seeds, batch, expected, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +169,10 @@ def test_batches_are_equal_parts_of_a_layer(what, seeds, batch, expected, monkey
     torch.set_num_threads(1)
     fv.render(small_subject(), what, seeds=seeds, batch=batch, steps=1, progress=False)
     assert sizes == expected
+
+
+@pytest.mark.parametrize(
+    ("side", "processor", "other"), [(32, 64, 64), (96, 32, 64), (224, 5, 11), (300, 4, 6), (512, 4, 4)]
+)
+def test_larger_images_come_in_smaller_batches(side: int, processor: int, other: int) -> None:
+    assert [batch_size((side, side), torch.device(name)) for name in ("cpu", "cuda")] == [processor, other]

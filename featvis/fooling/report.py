@@ -20,7 +20,7 @@ from featvis.fooling.decoys import Permutation
 from featvis.fooling.gate import TrainedGate
 from featvis.fooling.targets import correlation, photograph_targets, similarity
 from featvis.images import NaturalImages
-from featvis.shelf import shares_differ, shelved
+from featvis.shelf import SHARE, shares_differ, shelved
 from featvis.subjects import Subject
 from featvis.visualize import Visualizations, render
 from featvis.visualize.objectives import unit_means
@@ -140,9 +140,10 @@ class Fooling:
 
     def difference(self, again: Fooling) -> str:
         """ "" if accuracy, leaks, correlations with targets and, being shares of few, pictures fooled are alike."""
-        old, new = ([float(found.units["fooled"].mean())] for found in (self, again))
-        # Two standard errors of a difference between shares of 51 pictures.
-        return shares_differ(self._shares(), again._shares()) or shares_differ(old, new, allowed=0.2)
+        old, new = (found.summary()["visualizations_fooled"] for found in (self, again))
+        worth = 2 * (2 * old * (1 - old) / len(self.units)) ** 0.5  # two standard errors of a difference
+        fooled = shares_differ([old], [new], allowed=max(SHARE, worth))
+        return shares_differ(self._shares(), again._shares()) or fooled
 
     def _shares(self) -> list[float]:
         found = self.summary()

@@ -16,7 +16,7 @@ from featvis.subjects import Preprocess, Subject
 from featvis.visualize.render import render
 
 STEPS = 512
-CHUNK = 128  # images rendered at once; an interrupted run loses one chunk at most
+CHUNK = 128  # images of one call of `render`; an interrupted run loses one chunk at most
 FEW = 8  # natural images imitated at once: a decoy compares every image with every target
 
 

@@ -127,7 +127,7 @@ def filter_statistics(subject: Subject) -> pd.DataFrame:
     The number of `filters`, their median `norm` and the `largest`, and the lowest `bias` in units of its filter's norm.
     """
     rows = []
-    network = copy.deepcopy(subject.network).eval()
+    network = copy.deepcopy(subject.network).eval().requires_grad_(False)
     with suppress(Exception):  # as in `cut`: a network that cannot be traced is taken as it is
         network = folded(network, (subject.blocks[-1],))
     for name, module in network.named_modules():
