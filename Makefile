@@ -8,7 +8,8 @@ TOC ?= $(WHOLE)
 PYTHON ?= python3
 TORCH_INDEX ?=
 PORT ?= 8000
-JOBS ?= 2
+# Of tests: one more than two processors, because some wait for a browser, a server or a kernel.
+JOBS ?= 3
 
 export FEATVIS_SUBJECT = $(SUBJECT)
 # A notebook runs in its own folder, so paths have to be absolute there.
@@ -65,7 +66,7 @@ _build/html/.done: $(READY) _build/package.sum _build/pages.sum
 	$(BIN)/jupyter-book build . --toc $(TOC) --all $(STRICT)
 	@touch $@
 
-test: $(READY)  ## style, types, tests with coverage, the built page in Chromium (JOBS=2 side by side, one thread each)
+test: $(READY)  ## style, types, tests with coverage, the built page in Chromium (JOBS=3 side by side, one thread each)
 	@$(HAS_CHROMIUM) || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium chromium-driver; } || true
 	$(BIN)/ruff check .
