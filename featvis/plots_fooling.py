@@ -111,8 +111,8 @@ def gate_along_ascent(gate: TrainedGate) -> Figure:
         ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
         each, images = len(gate.synthetic) // len(caught), gate.natural["images"].sum()
         above: Any = {"transform": ax.transAxes, "fontweight": "bold"}
-        ax.text(0, 1.04, f"visualizations caught ({each:,} at each step)", color=VISUALIZATION, **above)
-        ax.text(1, 1.04, f"- - natural images passed ({images:,})", color=NATURAL, ha="right", **above)
+        ax.text(0, 1.04, f"visualizations caught, of {each:,} at each step", color=VISUALIZATION, **above)
+        ax.text(1, 1.04, f"- - natural images passed, of {images:,}", color=NATURAL, ha="right", **above)
         figure.tight_layout(pad=0.6)
     return figure
 
@@ -289,7 +289,7 @@ def unseen(gate: TrainedGate) -> Figure:
     shown = table.tail(MOST)
     looks = [("", 0.17 if known else 0.0, NATURAL, NATURAL, "gate trained with other images of it")]
     if known:
-        looks.append(("_unseen", -0.17, INK, "white", "gate trained without any"))
+        looks.append(("_unseen", -0.17, INK, "white", "gate trained without any, and more briefly"))
     with _style():
         figure, ax = plt.subplots(figsize=(WIDTH, 0.23 * len(shown) + 0.95))
         for suffix, shift, colour, face, text in looks:

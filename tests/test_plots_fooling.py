@@ -130,7 +130,7 @@ def test_the_gate_along_ascent_shows_shares_intervals_and_the_natural_images(gat
     assert sorted((band.y0, band.y1)) == pytest.approx([1 - high, 1 - low])
     assert ax.get_ylim()[0] <= expected.low  # zoomed, but nothing is cut off
     assert ax.get_xscale() == "log"
-    assert "visualizations caught (10 at each step)" in words(figure)
+    assert "visualizations caught, of 10 at each step" in words(figure)
 
 
 def test_the_gate_axis_is_zoomed_where_everything_is_caught(gate: TrainedGate) -> None:
@@ -246,7 +246,7 @@ def test_unseen_photographs_are_sorted_by_the_gate_that_never_saw_them(gate: Tra
     expected = binomtest(20, 50).proportion_ci(method="wilson")
     assert ax.collections[1].get_segments()[2][:, 0] == pytest.approx([100 * expected.low, 100 * expected.high])
     assert "%" in ax.xaxis.get_major_formatter()(5, 0)
-    assert "gate trained without any" in words(figure)
+    assert "gate trained without any, and more briefly" in words(figure)
 
 
 def test_without_unseen_photographs_there_is_one_dot_each(gate: TrainedGate) -> None:
