@@ -41,7 +41,7 @@ def browser() -> Iterator:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     driver.set_page_load_timeout(180)  # a busy machine is slow, not broken
-    driver.set_script_timeout(180)
+    driver.set_script_timeout(60)
     yield driver
     driver.quit()
 
