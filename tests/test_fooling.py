@@ -706,18 +706,6 @@ def test_a_circuit_made_again_is_compared(subject, table, changed):
     assert found.difference(again)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "alike"), [(25, 34, True), (25, 36, False), (51, 49, True), (51, 47, False), (0, 3, False)]
-)
-def test_shares_fooled_are_compared_as_far_as_their_number_says_something(subject, before, after, alike):
-    found = end_to_end(subject)
-    rows = pd.concat([found.units] * 51)[:51]
-    old, new = (
-        dataclasses.replace(found, units=rows.assign(fooled=np.arange(51) < count)) for count in (before, after)
-    )
-    assert (old.difference(new) == "") == alike
-
-
 @pytest.mark.parametrize("layer", [None, "conv2"])
 def test_a_permutation_is_measured(subject, tmp_path, layer):
     found = end_to_end(subject, layer=layer, threshold=0.5, seeds=2)
