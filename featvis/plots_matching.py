@@ -112,7 +112,7 @@ def machines(table: pd.DataFrame, by: str = "depth") -> Figure:
             ax.set_ylim(0, 1.05)
             ax.set_title(name.replace("machine: ", "machine:\n").replace(" of ", "\nof "), fontsize=8)
         axes[0, 0].set_ylabel("share of matches correct")
-        axes[0, 0].legend(frameon=False, fontsize=7.5, loc="upper left")
+        axes[0, 0].legend(frameon=False, fontsize=7.5, loc="lower left")
         figure.supxlabel("images in a row" if by == "n" else "layers", fontsize=9)
         figure.tight_layout(pad=0.5)
     return figure
