@@ -75,7 +75,7 @@ def geometry(strength: float) -> Figure:
             ax.text(float(ends[1, 0]), float(ends[1, 1]), f" {name}", **look)
         arrows: tuple[tuple[Any, str, str, tuple[float, float], str], ...] = (
             ((1, 0), "w, the original filter", INK, (-0.1, -0.1), "left"),
-            ((0, 1), "d, orthogonal to w,\nas long", VISUALIZATION, (0.0, 0.14), "center"),
+            ((0, 1), "d, orthogonal to w,\nas long", VISUALIZATION, (-0.06, 0.05), "right"),
             (tuple(new), "w + λ d,\ncut to length", FAILED, (0.06, 0.05), "left"),
         )
         for end, text, colour, shift, side in arrows:
@@ -126,9 +126,16 @@ def before_after(result: Silencing, subject: Subject) -> Figure:
     return figure
 
 
-def survey(result: Survey) -> Figure:
-    """Layer by layer: units that no training image activates, that held-out ones do not either, that ascent excites."""
+def survey(result: Survey, control: Survey | None = None) -> Figure:
+    """Layer by layer: units that no training image activates, that held-out ones do not either, that ascent excites.
+
+    Below them the layers of a `control`, a network that was silenced on purpose.
+    """
     frame = result.frame()
+    own = len(frame)
+    if control is not None:
+        below = control.frame()
+        frame = pd.concat([frame, below.assign(layer="silenced: " + below["layer"])], ignore_index=True)
     looks = (
         ("silent", "no training image activates it", NATURAL, 0.27),
         ("still", "nor does a held-out image", SHUT, 0.0),
@@ -149,11 +156,15 @@ def survey(result: Survey) -> Figure:
         ax.set(xlim=(0, None), ylim=(-0.6, len(frame) - 0.4))
         if not frame["silent"].any():
             ax.set_xlim(0, 1)
-            ax.text(0.5, (len(frame) - 1) / 2, "every unit is activated", ha="center", va="center", fontsize=11)
+        if not frame["silent"][:own].any():
+            where = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center", "fontsize": 11}
+            ax.text(0.5, y[:own].mean(), "every unit is activated", **where)
+        if control is not None:
+            ax.axhline(y[own - 1] - 0.5, color=INK, lw=1)
         ax.xaxis.set_major_formatter("{x:g} %")
         ax.set_xlabel("share of the layer's units")
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.2, 1), ncols=3, frameon=False, fontsize=8, columnspacing=1)
-        figure.tight_layout(pad=0.6)
+        figure.legend(loc="upper left", ncols=3, frameon=False, fontsize=8, columnspacing=1)
+        figure.tight_layout(pad=0.6, rect=(0, 0, 1, 1 - 0.25 / figure.get_figheight()))
     return figure
 
 
@@ -250,6 +261,7 @@ def giveaway(result: Silencing) -> Figure:
             ax.plot(part["largest"], -part["bias"], "o", color=colour, ms=size, label=text, alpha=0.85)
         ax.set(xscale="log", yscale="symlog", xlabel="largest norm of a filter, batch norm folded in")
         ax.set_ylabel("lowest bias,\nin norms of its filter")
+        ax.margins(0.1)
         ax.yaxis.set_major_formatter(lambda y, _: f"−{y:g}" if y else "0")
         ax.legend(frameon=False, loc="upper left")
         figure.tight_layout(pad=0.6)

@@ -148,6 +148,10 @@ def test_the_survey_counts_by_layer() -> None:
     assert {"conv1 (2)", "conv2 (4)", " 3", " 2", " 1"} <= set(words(figure))
     none = plots.survey(Survey("small", 100, 50, units.assign(training=1)))
     assert "every unit is activated" in words(none)
+    beside = plots.survey(Survey("small", 100, 50, units.assign(training=1)), Survey("small", 100, 50, units))
+    (ax,) = beside.axes
+    assert [bar.get_width() for bar in ax.containers[0]] == [0, 0, 0, 75]
+    assert {"conv2 (4)", "silenced: conv2 (4)", "every unit is activated"} <= set(words(beside))
 
 
 def test_shares_of_flipped_units_have_their_intervals() -> None:

@@ -669,6 +669,17 @@ def test_the_survey_counts_who_activates_whom(tmp_path):
     assert "changed between silent and not" in found.difference(Survey("small", 136, 136, changed))
 
 
+def test_the_survey_finds_units_that_were_silenced_on_purpose(subject):
+    found = fv.fooling.silenced_survey(subject, NATURAL, FRESH, "conv2", steps=16, progress=False)
+    hushed = silence(subject)
+    maps = outputs(hushed, images_of(FRESH), "conv2.relu").amax((2, 3)) > 0
+    block, branch = found.frame().to_dict("records")
+    assert (block["layer"], branch["layer"]) == ("conv2", "conv2.relu")
+    assert block["silent"] < block["units"]
+    assert branch["silent"] == branch["units"] == 8
+    assert branch["still"] == 8 - int(maps.any(0).sum())
+
+
 def test_an_interrupted_survey_goes_on_where_it_was(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(surveys, "SAVE_EVERY", 1)
     whole = fv.silent_units(subject, NATURAL, FRESH, ["conv2"], progress=False)

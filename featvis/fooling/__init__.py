@@ -13,7 +13,7 @@ from featvis.fooling.silence_report import Silencing, measured, silencing
 from featvis.fooling.silent import STRENGTHS, filled, ingredients, silence
 from featvis.fooling.slingshot import slingshot
 from featvis.fooling.strengths import Strengths, grid, strengths
-from featvis.fooling.survey import Survey, silent_units
+from featvis.fooling.survey import Survey, silenced_survey, silent_units
 from featvis.fooling.targets import NAMES, photograph_targets, read_target
 from featvis.fooling.trade_off import TradeOff, trade_off
 
@@ -54,6 +54,7 @@ __all__ = [
     "save",
     "save_silenced",
     "silence",
+    "silenced_survey",
     "silencing",
     "silent_units",
     "slingshot",

@@ -15,6 +15,7 @@ from featvis.checkpoint import read, write
 from featvis.errors import FeatvisError
 from featvis.exemplars import SAVE_EVERY
 from featvis.fooling.promise import upper_bound
+from featvis.fooling.silent import silence
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
 from featvis.subjects import Subject
@@ -111,6 +112,26 @@ def silent_units(
         table.loc[silent, "visualization"] = run.activation[:, 0]
         table.loc[silent, "status"] = run.status[:, 0]
     return Survey(subject.name, passes[0][2], passes[1][2], table)
+
+
+@shelved(1, Survey, free=("progress",))
+def silenced_survey(
+    subject: Subject,
+    images: NaturalImages,
+    heldout: NaturalImages,
+    layer: str,
+    *,
+    steps: int = 128,
+    progress: bool = True,
+) -> Survey:
+    """A control of `silent_units`: what it says of a network whose units of `layer` were silenced on purpose.
+
+    It looks at the block that the layer belongs to, as it does by default, and at the ReLU of the silent branch inside
+    of it. `images` calibrate the filters and are counted as training images, so on these silence is by construction.
+    """
+    hushed = silence(subject, images, layer, progress=progress)
+    block = next((name for name in subject.blocks if f"{layer}.".startswith(f"{name}.")), layer)
+    return silent_units(hushed, images, heldout, [block, f"{layer}.relu"], steps=steps, progress=progress)
 
 
 def _neurons(subject: Subject) -> list[str]:
