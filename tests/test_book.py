@@ -89,6 +89,30 @@ def test_formulas_are_drawn_and_the_shelf_is_published(mini_book: Path) -> None:
     assert (mini_book / "mini" / "sheet.txt").exists()
 
 
+class Pictures(HTMLParser):
+    """Collects what is said of each figure to those who do not see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        if tag == "img" and "_images/" in (values.get("src") or ""):
+            self.found.append(values.get("alt") or "")
+
+
+def test_every_figure_says_in_words_what_it_shows(book: Path) -> None:
+    said = 0
+    for page in pages(book):
+        pictures = Pictures()
+        pictures.feed(page.read_text(encoding="utf-8"))
+        # Without a text of its own a cell's figure is given the path of its file.
+        assert [alt for alt in pictures.found if len(alt) < 20 or "_images/" in alt] == [], page.name
+        said += len(pictures.found)
+    assert said > 0
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["file", "http"])
 def test_pages_open_without_a_request_elsewhere_or_an_error(book: Path, scheme: str, browser) -> None:
