@@ -168,7 +168,11 @@ def polysemy(table: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), sharey=True, width_ratios=(3, 2))
         single = table[~table["mixed"]]
         x = single["clusters"] + rng.uniform(-0.15, 0.15, len(single))
-        axes[0].scatter(x, single["visualization"], s=18, color=VISUALIZATION, alpha=0.7, lw=0)
+        for depth, mark in zip(DEPTHS, "o^s", strict=True):
+            at = single["depth"] == depth
+            axes[0].scatter(x[at], single["visualization"][at], s=20, marker=mark, color=VISUALIZATION, alpha=0.7, lw=0,
+                            label=depth)  # fmt: skip
+        axes[0].legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         axes[0].set(xlabel="clusters among the exemplars", ylabel="visualization trials:\nshare matched by a machine")
         axes[0].set_xticks(sorted(single["clusters"].unique()))
         for i, mixed in enumerate((False, True)):

@@ -74,6 +74,38 @@ def test_references_and_depth(found):
     assert layers["II"].to_dict() == {"3a": 6.5, "4a": 8.2, "4c": 14.4, "4e": 14.1, "5b": 18.2}
 
 
+def test_interactions_over_units_find_what_was_planted():
+    """Natural references gain 0, 2 or 4 tenths with the layer, and 3 tenths with nine of them; units differ."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for depth, layer in enumerate(("3a", "4c", "5b")):
+        for unit in range(4):
+            own = rng.choice([-1, 1])
+            for references in ("Max-1", "Max-9"):
+                nine = 3 * references.endswith("9")
+                for kind, right in (("synthetic", 3), ("natural", 3 + 2 * depth + nine + own)):
+                    cell = layer, f"{layer}/{unit}", kind, references
+                    rows += [(*cell, person, int(person < right)) for person in range(12)]
+    names = ["layer", "unit", "kind", "references", "participant", "correct"]
+    trials = pd.DataFrame(rows, columns=names).assign(experiment="II")
+    terms = human_data.over_units(trials).set_index("term")
+    assert terms.loc["nine", ["points", "units"]].tolist() == [pytest.approx(100 * 3 / 12), 12]
+    gap = trials.groupby(["layer", "unit", "kind"])["correct"].mean().unstack().eval("natural - synthetic") * 100
+    depths = np.repeat([0.0, 4 / 8, 1.0], 4)  # 4c is the fifth of nine layers
+    slope = np.polyfit(depths, gap.to_numpy(), 1)[0]
+    assert terms.loc["depth", "points"] == pytest.approx(slope)
+    assert terms.loc["depth", "low"] < slope < terms.loc["depth", "high"]
+    assert terms.loc["depth", "low"] > 0
+
+
+@needs_data
+def test_depth_is_not_shown_over_units(found):
+    units = found.units.set_index(["experiment", "term"])
+    assert units["units"].to_dict() == {("I", "depth"): 45, ("II", "depth"): 20, ("II", "nine"): 20}
+    assert units.loc[("II", "nine"), "low"] > 0
+    assert units.loc[("II", "depth"), "low"] < 0 < units.loc[("II", "depth"), "high"]
+
+
 @needs_data
 def test_command_writes_table_and_report(tmp_path, capsys):
     main(["match", "humans", "--data", str(DATA), "--out", str(tmp_path / "out")])

@@ -183,15 +183,43 @@ def interactions(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["experiment", "term", "log_odds", "low", "high", "p"])
 
 
+def over_units(trials: pd.DataFrame) -> pd.DataFrame:
+    """Do both interactions hold for other units, too? The gap of each unit, natural minus synthetic, in points.
+
+    `nine` (experiment II only): the mean, over units, of how much larger the gap is with nine references than with one;
+    `depth`: the slope of the gap, from the first layer to the last. Student's intervals, with units as the sample.
+    """
+    rows = []
+    for experiment, part in trials[trials["kind"] != "none"].groupby("experiment"):
+        shares = 100 * part.groupby(["layer", "unit", "kind"])["correct"].mean().unstack()
+        gap = shares["natural"] - shares["synthetic"]
+        depth = gap.index.get_level_values("layer").map(LAYERS.index).to_numpy() / (len(LAYERS) - 1)
+        line = stats.linregress(depth, gap)
+        half = stats.t.ppf(0.975, len(gap) - 2) * line.stderr
+        rows.append((experiment, "depth", line.slope, line.slope - half, line.slope + half, line.pvalue, len(gap)))
+        if experiment == "II":
+            nine = part.assign(nine=part["references"].str.endswith("9"))
+            cells = 100 * nine.groupby(["unit", "nine", "kind"])["correct"].mean().unstack()
+            change = (cells["natural"] - cells["synthetic"]).unstack().pipe(lambda g: g[True] - g[False])
+            test = stats.ttest_1samp(change, 0)
+            low, high = test.confidence_interval()
+            rows.append((experiment, "nine", change.mean(), low, high, test.pvalue, len(change)))
+    return pd.DataFrame(rows, columns=["experiment", "term", "points", "low", "high", "p", "units"])
+
+
 @dataclass(frozen=True)
 class Humans:
-    """Tables recomputed from the authors' data: conditions, gaps by references, layer and depth, interactions."""
+    """Tables recomputed from the authors' data: conditions, gaps by references, layer and depth, interactions.
+
+    `units` has the interactions once more, with units as the sample (see `over_units`).
+    """
 
     table: pd.DataFrame = field(repr=False)
     references: pd.DataFrame = field(repr=False)
     layers: pd.DataFrame = field(repr=False)
     depths: pd.DataFrame = field(repr=False)
     interactions: pd.DataFrame = field(repr=False)
+    units: pd.DataFrame = field(repr=False)
 
     def frame(self) -> pd.DataFrame:
         """One row for each condition: experiment, condition, percent_correct, two_sem, participants."""
@@ -215,10 +243,10 @@ class Humans:
         return cls(*(pd.read_csv(folder / f"{name}.csv") for name in PARTS))
 
 
-PARTS = ("table", "references", "layers", "depths", "interactions")
+PARTS = ("table", "references", "layers", "depths", "interactions", "units")
 
 
-@shelved(1, Humans, free=("data",))
+@shelved(2, Humans, free=("data",))
 def humans(subject: Subject, *, data: str | Path | None = None) -> Humans:
     """Everything that the chapter says about the authors' data; `subject` only names the shelf. See `load`."""
     return recomputed(load(data))
@@ -228,9 +256,8 @@ def recomputed(trials: pd.DataFrame) -> Humans:
     """All tables of the main trials (see `load`)."""
     depth = {layer: name for name, layers in DEPTHS.items() for layer in layers}
     trials = trials.assign(depth=trials["layer"].map(depth))
-    return Humans(
-        table(trials), gaps(trials, "references"), gaps(trials, "layer"), gaps(trials, "depth"), interactions(trials)
-    )
+    references, layers, depths = (gaps(trials, group) for group in ("references", "layer", "depth"))
+    return Humans(table(trials), references, layers, depths, interactions(trials), over_units(trials))
 
 
 def report(found: Humans) -> str:
