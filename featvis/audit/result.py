@@ -96,8 +96,9 @@ class Audit:
         few = ", ".join(self.suspects[:NAMED]) + (" and others" if self.outstanding > NAMED else "")
         if self.alarms:
             smallest = self.checks["p_holm"].min()
+            find = "finds" if len(self.alarms) == 1 else "find"
             text = (
-                f"{len(self.alarms)} of {len(CHECKS)} checks ({', '.join(self.alarms)}) find {self.about.subject} "
+                f"{len(self.alarms)} of {len(CHECKS)} checks ({', '.join(self.alarms)}) {find} {self.about.subject} "
                 f"unlike {len(self.about.honest)} honest networks ({_p(smallest)}, corrected), and {units}. "
             )
             if not self.about.alike:
