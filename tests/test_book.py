@@ -113,6 +113,47 @@ def test_every_figure_says_in_words_what_it_shows(book: Path) -> None:
     assert said > 0
 
 
+class Words(HTMLParser):
+    """Collects what is to be read on a page, but for code, formulas and scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.within = 0
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.within += tag in OTHER
+
+    def handle_endtag(self, tag: str) -> None:
+        self.within -= tag in OTHER
+
+    def handle_data(self, text: str) -> None:
+        if not self.within:
+            self.found.append(text)
+
+
+OTHER = {"code", "pre", "script", "style", "math", "title"}
+
+
+def left_over(page: str) -> list[str]:
+    """Formulas that nobody drew: what a cell displays is not looked through for them."""
+    words = Words()
+    words.feed(page)
+    return re.findall(r"\$[^$\n]*\\[a-zA-Z]+", "".join(words.found))
+
+
+def test_no_formula_is_left_as_it_was_written(book: Path) -> None:
+    assert left_over(r"<p>with $\lambda = 3$</p><code>$\alpha$</code>") == [r"$\lambda"]
+    for page in pages(book):
+        assert left_over(page.read_text(encoding="utf-8")) == [], page.name
+
+
+def test_only_notebooks_are_offered_to_be_opened_elsewhere(book: Path) -> None:
+    links = [re.findall(r'href="(https://colab[^"]*)"', page.read_text(encoding="utf-8")) for page in pages(book)]
+    assert any(links)
+    assert [link for page in links for link in page if not link.endswith(".ipynb")] == []
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["file", "http"])
 def test_pages_open_without_a_request_elsewhere_or_an_error(book: Path, scheme: str, browser) -> None:
