@@ -98,7 +98,7 @@ def test_the_page_computes_all_of_its_figures(monkeypatch):
     names: dict[str, Any] = {}
     for cell in re.findall(r"```\{code-cell\} ipython3\n(?::tags:[^\n]*\n)?(.*?)```", text, re.S):
         exec(cell, names)
-    assert set(re.findall(r"\{glue:text\}`(\w+)`", text)) == set(given)
+    assert set(re.findall(r"\{glue:(?:text|md)\}`(\w+)`", text)) == set(given)
     assert names["span"](90, 100_000) == "90 s to 28 h"
     # GoogLeNet's logits at the larger share, by the formula alone: no traffic can make it shorter
     logits = 1000 * 512 * 4 * COST["counts"]["googlenet"]["multiply_adds"]
