@@ -127,7 +127,7 @@ def before_after(result: Silencing, subject: Subject) -> Figure:
 
 
 def survey(result: Survey, control: Survey | None = None) -> Figure:
-    """Layer by layer: units that no training image activates, nor held-out ones, that ascent excites; a control below."""
+    """Layer by layer: units that no training image activates, nor held-out ones, but ascent; a control below."""
     frame = result.frame()
     own = len(frame)
     if control is not None:
