@@ -154,13 +154,10 @@ def survey(result: Survey, control: Survey | None = None) -> Figure:
         if not frame["silent"].any():
             ax.set_xlim(0, 1)
         if not frame["silent"][:own].any():
-            where: dict[str, Any] = {
-                "transform": ax.get_yaxis_transform(),
-                "ha": "center",
-                "va": "center",
-                "fontsize": 11,
-            }
-            ax.text(0.5, y[:own].mean(), "every unit is activated", **where)
+            middle = ax.get_yaxis_transform()
+            ax.text(
+                0.5, y[:own].mean(), "every unit is activated", transform=middle, ha="center", va="center", fontsize=11
+            )
         if control is not None:
             ax.axhline(y[own - 1] - 0.5, color=INK, lw=1)
         ax.xaxis.set_major_formatter("{x:g} %")

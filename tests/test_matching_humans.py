@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import featvis as fv
 from featvis.cli import main
@@ -75,14 +76,14 @@ def test_references_and_depth(found):
 
 
 def test_interactions_over_units_find_what_was_planted():
-    """Natural references gain 0, 2 or 4 tenths with the layer, and 3 tenths with nine of them; units differ."""
+    """The gap is 0, 2 or 4 twelfths by layer, and 2 or 4 more with nine references; units differ in both."""
     rng = np.random.default_rng(0)
     rows = []
     for depth, layer in enumerate(("3a", "4c", "5b")):
         for unit in range(4):
             own = rng.choice([-1, 1])
             for references in ("Max-1", "Max-9"):
-                nine = 3 * references.endswith("9")
+                nine = (2 + 2 * (unit % 2)) * references.endswith("9")
                 for kind, right in (("synthetic", 3), ("natural", 3 + 2 * depth + nine + own)):
                     cell = layer, f"{layer}/{unit}", kind, references
                     rows += [(*cell, person, int(person < right)) for person in range(12)]
@@ -90,6 +91,8 @@ def test_interactions_over_units_find_what_was_planted():
     trials = pd.DataFrame(rows, columns=names).assign(experiment="II")
     terms = human_data.over_units(trials).set_index("term")
     assert terms.loc["nine", ["points", "units"]].tolist() == [pytest.approx(100 * 3 / 12), 12]
+    half = stats.t.ppf(0.975, 11) * np.std([2, 4] * 6, ddof=1) / np.sqrt(12) * 100 / 12
+    assert terms.loc["nine", ["low", "high"]].tolist() == pytest.approx([25 - half, 25 + half])
     gap = trials.groupby(["layer", "unit", "kind"])["correct"].mean().unstack().eval("natural - synthetic") * 100
     depths = np.repeat([0.0, 4 / 8, 1.0], 4)  # 4c is the fifth of nine layers
     slope = np.polyfit(depths, gap.to_numpy(), 1)[0]

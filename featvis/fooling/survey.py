@@ -128,6 +128,7 @@ def silenced_survey(
 
     It looks at the block that the layer belongs to, as it does by default, and at the ReLU of the silent branch inside
     of it. `images` calibrate the filters and are counted as training images, so on these silence is by construction.
+    Takes the time of `silence` and of `silent_units`, and raises what they raise.
     """
     hushed = silence(subject, images, layer, progress=progress)
     block = next((name for name in subject.blocks if f"{layer}.".startswith(f"{name}.")), layer)
