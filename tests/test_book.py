@@ -198,13 +198,18 @@ def test_no_page_is_wider_than_a_phone(book: Path, browser) -> None:
 @pytest.mark.browser
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_both_colour_schemes_keep_text_readable(mini_book: Path, mode: str, browser) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     # Without motion: a link's colour fades in for 0.2 s, and a quick look would see it half-way.
     media = {"prefers-color-scheme": mode, "prefers-reduced-motion": "reduce"}
     features = [{"name": name, "value": value} for name, value in media.items()]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     try:
         browser.get((mini_book / "book" / "intro.html").as_uri())
-        assert browser.execute_script("return document.documentElement.dataset.theme") == mode
+        # Chromium may tell a page of the emulated scheme just after it has loaded, and the theme follows then.
+        WebDriverWait(browser, 60).until(
+            lambda b: b.execute_script("return document.documentElement.dataset.theme") == mode
+        )
         for selector in (
             "article p",
             "article h1",
