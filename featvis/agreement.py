@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from featvis.atlas import Atlas
+from featvis.scan import LEVELS
 
 
 def high_frequency_share(images: Tensor) -> np.ndarray:
@@ -22,7 +23,9 @@ def high_frequency_share(images: Tensor) -> np.ndarray:
 def gaps(atlas: Atlas) -> pd.DataFrame:
     """One row for each unit: layer, unit, activation of its best visualization and of its best exemplar, their ratio.
 
-    The ratio is missing where no natural image activates the unit at all (not above 1e-6).
+    `typical` is the median of natural images, `lead` the same ratio with both measured from there: that of a logit,
+    whose zero means nothing, does not change if a constant is added. The ratio is missing where no natural image
+    activates the unit at all (not above 1e-6), the lead where all of them activate it alike.
     """
     parts = []
     for layer, pictures in atlas.maxima.items():
@@ -32,11 +35,14 @@ def gaps(atlas: Atlas) -> pd.DataFrame:
                 "unit": pictures.units,
                 "visualization": pictures.activation.max(1),
                 "natural": atlas.exemplars[layer].quantiles[:, -1],
+                "typical": atlas.exemplars[layer].quantiles[:, LEVELS.index(0.5)],
             }
         )
         parts.append(frame)
     frame = pd.concat(parts, ignore_index=True)
     frame["ratio"] = (frame["visualization"] / frame["natural"]).where(frame["natural"] > 1e-6)
+    reach = frame["natural"] - frame["typical"]
+    frame["lead"] = ((frame["visualization"] - frame["typical"]) / reach).where(reach > 1e-6)
     return frame
 
 

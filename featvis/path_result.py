@@ -70,21 +70,22 @@ class PathSimilarity:
         return [self._anchors(matrix) for matrix in self.like]
 
     def curves(self, series: str | None = None, metric: str | None = None) -> dict[str, np.ndarray]:
-        """Mean similarities `fv_same`, `nat_same` and `nat_different` as (1 + resamples, l): the estimate comes first.
+        """Mean similarities as (1 + resamples, l), the estimate first: `fv_same` and `fv_different`, of a series'
+        images with natural ones of their own and of the other groups, `nat_same` and `nat_different`.
 
-        Groups are drawn with everything that belongs to them, the same ones for all three.
+        Groups are drawn with everything that belongs to them, the same ones for all four.
         """
         m, k = self._which(series, metric)
         same, different = self._drawn_anchors[m]
-        return {"fv_same": _mean(self.shown[m, k], self._weights), "nat_same": same, "nat_different": different}
+        own, other = (_mean(values[m, k], self._weights) for values in (self.shown, self.elsewhere))
+        return {"fv_same": own, "fv_different": other, "nat_same": same, "nat_different": different}
 
     def specific(self, series: str | None = None, metric: str | None = None) -> np.ndarray:
         """(fv_same - fv_different) / (nat_same - nat_different), drawn as in `draws`: 0 where a series is as like the
         other groups as its own, however unlike all of them it is."""
-        m, k = self._which(series, metric)
-        same, different = self._drawn_anchors[m]
-        own, other = (_mean(values[m, k], self._weights) for values in (self.shown, self.elsewhere))
-        return _scaled(own - other + different, same, different)
+        found = self.curves(series, metric)
+        same, different = found["nat_same"], found["nat_different"]
+        return _scaled(found["fv_same"] - found["fv_different"] + different, same, different)
 
     def _told_apart(self, metric: str | None) -> np.ndarray:
         """(l,): whether the two anchors can be told apart."""
@@ -160,16 +161,30 @@ class PathSimilarity:
             columns[f"{name}_low"], columns[f"{name}_high"] = quantiles(draws)
         return pd.DataFrame(columns)
 
-    def parts(self, series: str | None = None, metric: str | None = None, *, less: str | None = None) -> pd.DataFrame:
+    def parts(
+        self,
+        series: str | None = None,
+        metric: str | None = None,
+        *,
+        less: str | None = None,
+        by_width: bool = False,
+    ) -> pd.DataFrame:
         """Mean s_norm over the first two thirds of the layers, over the rest, and their difference, with intervals.
 
-        With `less`, that of one series minus that of another, for the same draws of groups.
+        less      minus that of this series, for the same draws of groups
+        by_width  weigh each layer by the width of its scale, nat_same - nat_different: the ratio of the layers' mean
+                  differences, not the mean of their ratios, which layers of a narrow scale can dominate
         """
-        draws = self.draws(series, metric)
+        found = self.curves(series, metric)
+        draws, width = self.draws(series, metric), found["nat_same"] - found["nat_different"]
         if less is not None:
             draws = draws - self.draws(less, metric)
+        weights = np.where(np.isnan(draws), np.nan, width if by_width else 1.0)
         first = round(2 * len(self.layers) / 3)
-        early, late = (mean_known(part, 1) for part in (draws[:, :first], draws[:, first:]))
+        early, late = (
+            mean_known((draws * weights)[:, part], 1) / mean_known(weights[:, part], 1)
+            for part in (slice(None, first), slice(first, None))
+        )
         rows = {"first two thirds": early, "last third": late, "difference": late - early}
         table = [(name, values[0], *quantiles(values)) for name, values in rows.items()]
         return pd.DataFrame(table, columns=["layers", "normalized", "ci_low", "ci_high"])

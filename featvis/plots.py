@@ -73,14 +73,20 @@ def grid(
     return figure
 
 
-def ladder(steps: Mapping[str, Sequence[Tensor]], labels: Sequence[str], width: float = 1.35) -> Figure:
-    """One row for each step of a method (name -> images), one column for each unit."""
+def ladder(
+    steps: Mapping[str, Sequence[Tensor]], labels: Sequence[str], width: float = 1.35, natural: Sequence[str] = ()
+) -> Figure:
+    """One row for each step of a method (name -> images), one column for each unit.
+
+    Where some rows are of `natural` images, those are framed in blue and the others in orange.
+    """
     with _style():
         size = (width * len(labels) + 1.4, (width + 0.05) * len(steps) + 0.3)
         figure, axes = plt.subplots(len(steps), len(labels), figsize=size, squeeze=False)
         for number, (row, (name, images)) in enumerate(zip(axes, steps.items(), strict=True)):
+            frame = (NATURAL if name in natural else VISUALIZATION) if natural else None
             for ax, image, label in zip(row, images, labels, strict=True):
-                show(ax, image, "" if number else label)
+                show(ax, image, "" if number else label, frame)
             row[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8, fontsize=9)
         figure.tight_layout(pad=0.4)
     return figure

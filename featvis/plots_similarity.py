@@ -20,7 +20,7 @@ __all__ = ["compared", "control_curves", "controls", "diagnostics", "examples", 
 
 WIDTH = 7.2  # inches; the page shows 700 pixels
 MOST = 24  # names below an axis
-GREY, BAND = "#74777f", 0.16
+GREY, SECOND, BAND = "#74777f", "#8a4fa0", 0.16
 COLOURS = {"natural": NATURAL, "damaged": GREY, "shown": VISUALIZATION}
 KINDS = {"natural": "natural images", "damaged": "damaged images", "shown": "visualizations"}
 NAMES = {"spearman": "Spearman's ρ", "pearson": "Pearson's r", "cosine": "cosine"}
@@ -168,14 +168,14 @@ def control_curves(result: PathSimilarity, kinds: Mapping[str, str], metric: str
         for ax in axes.flat[len(names) :]:
             ax.axis("off")
         figure.supylabel(NORMALIZED, fontsize=9)
-        figure.supxlabel("layer", fontsize=9)
+        figure.supxlabel("layer; thin orange line: the visualizations, from the first panel", fontsize=9)
         figure.tight_layout(pad=0.5)
     return figure
 
 
 def compared(curves: Mapping[str, tuple[PathSimilarity, str]], metric: str | None = None) -> Figure:
     """Several results with the same layers on one axis: label -> (result, series)."""
-    looks = [(VISUALIZATION, "-"), (INK, "--"), (NATURAL, ":"), (GREY, "-.")]
+    looks = [(VISUALIZATION, "-"), (INK, "--"), (SECOND, ":")]  # none in the colour of natural images
     with _style():
         figure, ax = plt.subplots(figsize=(WIDTH, 3.3))
         _frame(ax, next(iter(curves.values()))[0])
@@ -190,7 +190,8 @@ def _curve(ax: Axes, draws: np.ndarray, colour: str, label: str | None = None, *
     low, high = quantiles(draws)
     x = np.arange(len(low))
     ax.fill_between(x, low, high, color=colour, alpha=BAND, lw=0)
-    style: dict[str, Any] = {"marker": "o", "ms": 3.5, "lw": 1.5, **look}
+    few = len(low) <= MOST
+    style: dict[str, Any] = {"marker": "o" if few else "", "ms": 3.5, "lw": 1.5 if few else 1, **look}
     ax.plot(x, draws[0], color=colour, label=label, **style)
 
 

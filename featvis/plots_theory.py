@@ -236,6 +236,7 @@ def linear_unit(found: Structured, label: str) -> Figure:
 
 
 def _scatter(ax: Axes, part: pd.DataFrame, label: str) -> None:
+    ax.axline((part["actual"].mean(),) * 2, slope=1, color=INK, lw=0.8, zorder=1)  # where predictions are right
     ax.plot(part["predicted"], part["actual"], ".", color=NATURAL, ms=3, alpha=0.6)
     ax.set(xlabel="predicted", ylabel=f"activation of {label}")
     ax.tick_params(labelsize=8)

@@ -65,6 +65,19 @@ def test_gaps_compare_with_the_best_natural_image(made):
     row = frame[frame.unit == "fc:1"].iloc[0]
     assert row["visualization"] == found.maxima["fc"].activation[1].max()
     assert row["natural"] == pytest.approx(found.exemplars["fc"].top_values[1, 0])
+    for exemplars in found.exemplars.values():
+        exemplars.quantiles[:] += 10  # as if the zero of all units were elsewhere
+    for pictures in found.maxima.values():
+        pictures.activation[:] += 10
+    try:
+        moved = agreement.gaps(found)
+    finally:
+        for part in (*(e.quantiles for e in found.exemplars.values()), *(p.activation for p in found.maxima.values())):
+            part -= 10
+    np.testing.assert_allclose(moved["lead"], frame["lead"], atol=1e-4)
+    assert not np.allclose(moved["ratio"], frame["ratio"], rtol=1e-2)
+    at_least = frame["lead"] >= 1
+    assert (at_least == (frame["visualization"] >= frame["natural"])).all()
 
 
 def test_same_class_counts_what_the_network_says(made):

@@ -31,6 +31,18 @@ def executed(chapter: Path, **settings: str) -> list[nbformat.NotebookNode]:
     return code
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_reader_sees_short_cells(chapter):
+    """Code that only puts results into words is folded, in the page and in JupyterLab; what is seen is short."""
+    first, *others = [cell for cell in nbformat.read(chapter, as_version=4).cells if cell.cell_type == "code"]
+    assert first.source.count("\n") < 40
+    for cell in others:
+        folded = "hide-input" in cell.metadata.get("tags", [])
+        assert folded == cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        assert folded == ("Markdown(" in cell.source), cell.source
+        assert folded or cell.source.count("\n") < 20, cell.source
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_runs_and_shows_its_figures(chapter, monkeypatch):

@@ -806,3 +806,24 @@ def test_a_mistake_of_the_command_is_one_sentence(arguments, words, tmp_path, ca
     assert words in line
     assert line.startswith("featvis: ")
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_by_width_is_the_ratio_of_the_mean_differences():
+    found = curve([0.4, 0.6, 0.5])
+    like = found.like.copy()
+    like[:, 0] *= 0.1  # a narrow scale, on which the same similarity counts for ten times as much
+    narrow = dataclasses.replace(found, like=like)
+    each = {name: values[0, :2] for name, values in narrow.curves().items()}
+    width = each["nat_same"] - each["nat_different"]
+    above = each["fv_same"] - each["nat_different"]
+    plain, weighed = (narrow.parts(by_width=w).normalized[0] for w in (False, True))
+    assert plain == pytest.approx((above / width).mean())
+    assert weighed == pytest.approx(above.sum() / width.sum())
+    assert plain > 2 * weighed
+
+
+def test_a_curve_holds_the_similarity_with_other_groups():
+    found = curve([0.4, 0.6])
+    lifted = dataclasses.replace(found, elsewhere=found.shown - 0.1)
+    each = lifted.curves()
+    assert each["fv_different"] == pytest.approx(each["fv_same"] - 0.1)
