@@ -44,6 +44,17 @@ switch = Switch(circuit())
 switch.observe(lambda change: (here / "t.txt").write_text(str(change.new)), "t")
 switch
 """
+PROSE = """
+```{exercise}
+:label: ex-one
+What is asked?
+```
+
+```{solution} ex-one
+:class: dropdown
+What is told.
+```
+"""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +69,8 @@ def lab(network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, home / "widgets.ipynb")
+    prose = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(PROSE)], metadata={"kernelspec": kernel})
+    nbformat.write(prose, home / "prose.ipynb")
     settings = home / "config" / "labconfig"
     settings.mkdir(parents=True)
     silenced = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
@@ -160,3 +173,15 @@ def test_explorer_knobs_and_switch_live_in_jupyterlab(page, lab):
     page.press(Keys.END)
     wait_for(lambda: float(kernel("t")) == 1, why="the kernel's hearing of the slider")
     wait_for(lambda: "The gate says visualization" in switch.text, why="the words below the diagram")
+
+
+def test_an_exercise_looks_as_on_the_page_and_hides_its_solution(page, lab):
+    url, _ = lab
+    driver = page.driver
+    driver.get(url.replace("widgets.ipynb", "prose.ipynb"))
+    told = wait_for(lambda: driver.find_element("css selector", ".jp-MarkdownCell details"), 60, "the solution's fold")
+    shown = driver.find_element("css selector", ".jp-MarkdownCell").text
+    assert "What is asked?" in shown
+    assert not any(raw in shown for raw in ("What is told.", "```", ":label:"))
+    told.find_element("css selector", "summary").click()
+    wait_for(lambda: "What is told." in driver.find_element("css selector", ".jp-MarkdownCell").text, why="unfolding")
