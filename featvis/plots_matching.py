@@ -26,7 +26,7 @@ MUTED = "#74777f"
 
 
 def trial(one: Trial, pictures: Mapping[str, Tensor]) -> Figure:
-    """A trial as an observer sees it: rows on the left, rows on the right, the answer below."""
+    """A trial as an observer sees it: rows on the left, rows on the right; below, upside down, the answer."""
     k, n = len(one.units), one.n
     with _style():
         figure, axes = plt.subplots(k, 2 * n + 1, figsize=(0.95 * (2 * n + 1), 1.05 * k + 0.3), squeeze=False)
@@ -40,7 +40,7 @@ def trial(one: Trial, pictures: Mapping[str, Tensor]) -> Figure:
             axes[row, n].text(1.0, 0.5, f"{row + 1}", ha="right", va="center", fontsize=11)
         figure.tight_layout(pad=0.3, rect=(0, 0.06, 1, 1))
         matches = ", ".join(f"{j + 1} belongs to {'ABCDE'[row]} ({one.units[row]})" for j, row in enumerate(one.answer))
-        figure.text(0.5, 0.015, matches, ha="center", fontsize=8)
+        figure.text(0.5, 0.015, matches, ha="center", fontsize=8, rotation=180)
     return figure
 
 
