@@ -1,33 +1,60 @@
-"""The command line. A reader's mistake is one sentence and exit status 2."""
+"""The command line. A reader's mistake is one sentence and exit status 2, a mistake of ours one sentence and 1."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from featvis.commands import COMMANDS
-from featvis.errors import FeatvisError
+from featvis.errors import FeatvisError, reason
+
+TRACEBACK = "FEATVIS_TRACEBACK"  # set to see where an error that nobody thought of comes from
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, or with 2 and one sentence on standard error."""
+    """Run one command; exits with 0, or with another status and one sentence on standard error."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except FeatvisError as error:
-        print(f"featvis: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2, str(error))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
-        print(f"featvis: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-        sys.exit(2)
+        _leave(2, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except KeyboardInterrupt:
-        print("featvis: interrupted; nothing half-written was left.", file=sys.stderr)
-        sys.exit(130)
+        _leave(130, _interrupted(options))
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        _leave(1, f"unexpected {type(error).__name__}: {reason(error)} (set {TRACEBACK}=1 to see where)")
+
+
+def _leave(status: int, sentence: str) -> None:
+    print(f"featvis: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _interrupted(options: argparse.Namespace) -> str:
+    """What an interrupt left: some commands keep the parts that were finished."""
+    out = getattr(options, "out", None)
+    if out is not None and any((out / kept).is_dir() for kept in (".parts", ".work")):
+        return f"interrupted; what was finished is kept in {out}, and the same command goes on from there."
+    return "interrupted; nothing half-written was left."
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="featvis", description="Are feature visualizations reliable?")
+    parser = argparse.ArgumentParser(
+        prog="featvis",
+        description="Are feature visualizations reliable?",
+        epilog="example:\n  featvis render photonet fc:coins --out pictures\n\n'featvis COMMAND --help' has more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"featvis {version('featvis')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add(commands)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from featvis.engine import LOCAL, Engine, key_of, outcomes
 from featvis.engine import chosen as engine_of
-from featvis.errors import FeatvisError
+from featvis.errors import FeatvisError, listed
 from featvis.images import NaturalImages
 from featvis.scan import Pass, Scan, shard
 from featvis.shelf import shelved
@@ -165,6 +165,11 @@ def exemplars(
                 natural.skipped += [line for line in found[number]["skipped"] if line not in natural.skipped]
     if not state.ids:
         raise FeatvisError(f"none of the {len(natural)} images of {natural.name} could be read.")
+    if k > len(state.ids):
+        raise FeatvisError(
+            f"k={k} exemplars were asked for, but only {len(state.ids)} of {len(natural)} images of {natural.name} "
+            f"could be read ({listed(natural.skipped, 3)})."
+        )
     # The pass went layer by layer; give the units back in the order asked for.
     rank = {unit: i for i, unit in enumerate(scan.order)}
     outcome = state.outcome(natural, k, distinct, np.array([rank[unit] for unit in chosen]))

@@ -120,9 +120,12 @@ class FolderImages(Stream):
         # Headers only: decoding all of ImageNet to find a few broken files would take longer than reading it.
         try:
             with Image.open(file) as image:
-                width, height = image.size
+                (width, height), mode = image.size, image.mode
         except _BROKEN as error:
             self.skipped.append(f"{file.name}: not a readable image ({type(error).__name__})")
+            return False
+        if mode == "F":
+            self.skipped.append(f"{file.name}: its pixels are fractions of an unknown range")
             return False
         if min(width, height) < self.size:
             self.skipped.append(f"{file.name}: {width} x {height} is smaller than the crop of {self.size}")
@@ -257,6 +260,8 @@ def natural_images(
     """
     if size < 1:
         raise FeatvisError(f"images of size {size} were asked for; at least 1 pixel is needed.")
+    if n is not None and n < 1:
+        raise FeatvisError(f"n={n} images were asked for; at least 1 is needed.")
     if workers < 0:
         raise FeatvisError(f"workers={workers} was given; valid are 0 (read in this process) and more.")
     if budget.quick():
@@ -299,8 +304,18 @@ def _to_pil(image: Image.Image | Tensor) -> Image.Image:
     return image
 
 
+def _in_colour(image: Image.Image) -> Image.Image:
+    """In 8-bit RGB: 16 bits scaled down, where Pillow would cut them off, and transparent pixels on white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
 def _centre_crop(image: Image.Image, size: int) -> Tensor:
-    image = image.convert("RGB")
+    image = _in_colour(image)
     short = min(image.size)
     side = short if short <= size else round(short * 7 / 8)
     left, top = (image.width - side) // 2, (image.height - side) // 2

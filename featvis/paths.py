@@ -69,6 +69,19 @@ def all_layers(subject: Subject) -> tuple[str, ...]:
     return tuple(name for name in subject.layers if counts(name))
 
 
+def check_enough(units: int, per_class: int, natural: NaturalImages) -> None:
+    """Raises FeatvisError if path similarity needs more units or more natural images of each."""
+    if units < FEWEST_GROUPS or per_class < FEWEST_IMAGES:
+        raise FeatvisError(
+            f"{units} units and per_class={per_class} were given; path similarity needs at least {FEWEST_GROUPS} units "
+            f"and {FEWEST_IMAGES} natural images of each."
+        )
+    if per_class > len(natural):
+        raise FeatvisError(
+            f"{per_class} natural images of each class or unit were asked for, but {natural.name} has {len(natural)}."
+        )
+
+
 def path_similarity(
     subject: Subject,
     pictures: Visualizations,
@@ -97,11 +110,7 @@ def path_similarity(
     fewer images than asked, sizes that differ, and activations that are not finite.
     """
     metrics = check_metrics(metric)
-    if len(pictures.units) < FEWEST_GROUPS or per_class < FEWEST_IMAGES:
-        raise FeatvisError(
-            f"{len(pictures.units)} units and per_class={per_class} were given; path similarity needs at least "
-            f"{FEWEST_GROUPS} units and {FEWEST_IMAGES} natural images of each."
-        )
+    check_enough(len(pictures.units), per_class, natural)
     units = [subject.unit(unit) for unit in pictures.units]
     axis = tuple(dict.fromkeys(layers or path_layers(subject)))
     for layer in axis:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from featvis import checkpoint
+from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
 from featvis.subjects import Subject, Unit, unit_means
 
@@ -90,7 +91,16 @@ class Pass:
         self.seen = 0
 
     def add(self, values: Tensor, places: Tensor, ids: list[str]) -> None:
-        """Take in a batch, whose images stand at `seen` and behind it: values (n, units), places (n, units, 2)."""
+        """Take in a batch, whose images stand at `seen` and behind it: values (n, units), places (n, units, 2).
+
+        Raises FeatvisError, naming an image, if an activation is not finite: nothing could be ordered by it.
+        """
+        finite = torch.isfinite(values).all(1)
+        if not finite.all():
+            raise FeatvisError(
+                f"{ids[int(finite.int().argmin())]} activates a unit to what is no finite number; weights and "
+                "preprocessing have to give finite activations."
+            )
         index = torch.arange(len(ids)).expand(values.shape[1], -1)
         sample = values[torch.from_numpy(self.sampled[self.seen : self.seen + len(ids)])]
         self._take(values.T, index, places.transpose(0, 1), -values.T, index, sample, ids)

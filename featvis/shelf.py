@@ -173,11 +173,14 @@ def shares_differ(old: Iterable[float], new: Iterable[float], allowed: float = S
 
 
 def on_shelf(function: Callable[..., Result], subject: Any, *given: Any, **options: Any) -> Result | None:
-    """The finished result of a shelved function, if it stands on the default shelf; nothing is computed or written."""
+    """The finished result of a shelved function, if it stands on the default shelf or on the one that comes with the
+    project; nothing is computed or written."""
     recipe: Recipe = function.recipe  # type: ignore[attr-defined]
     key = recipe.key(subject, *given, **options)
-    folder = Shelf().folder(key)
-    return recipe.result.load(folder) if whole(folder, key) else None  # type: ignore[return-value]
+    for shelf in (Shelf(), published()):
+        if whole(folder := shelf.folder(key), key):
+            return recipe.result.load(folder)  # type: ignore[return-value]
+    return None
 
 
 def kept(function: Callable[..., Result], subject: Any, source: str, **arguments: Any) -> Result | None:
@@ -239,13 +242,19 @@ def published() -> Shelf:
 
     For what is known of the embedded networks, which no other subject and no budget changes.
     """
-    return Shelf(_project_root() or _default_root())
+    return Shelf(_project_root() or _own_root() or _default_root())
 
 
 def _default_root() -> Path:
     if os.environ.get(ROOT):  # an empty one is none
         return Path(os.environ[ROOT])
     return _project_root() or Path.cwd() / "results"
+
+
+def _own_root() -> Path | None:
+    """The shelf of the clone that this package is run from, wherever its reader works; none if it was installed."""
+    root = Path(__file__).resolve().parents[1]
+    return root / "results" if (root / "results").is_dir() and (root / "pyproject.toml").is_file() else None
 
 
 def _project_root() -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -32,6 +33,15 @@ class Preprocess:
     size: tuple[int, int]
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Raises FeatvisError for a size that no image has, and for numbers that would make no finite input."""
+        if min(self.size) < 1:
+            raise FeatvisError(
+                f"images of {self.size[0]} x {self.size[1]} pixels were named; valid are 1 x 1 and more."
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(s > 0 and math.isfinite(s) for s in self.std):
+            raise FeatvisError(f"mean {self.mean} and std {self.std} were given; valid are finite ones, std above 0.")
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, 3, h, w) in [0, 1] -> (n, 3, h, w) as the network wants it."""
@@ -103,8 +113,10 @@ class Subject:
             ) from error
         self.classes = tuple(classes)
         self._examples, self._late = tuple(examples), late
+        if not self.layers:
+            raise FeatvisError(f"{name} has no layer with a tensor output; at least one submodule is needed.")
         logits = list(self.layers.values())[-1]
-        if self.classes and logits != (len(self.classes),):
+        if self.classes and logits not in ((len(self.classes),), (len(self.classes), 1, 1)):
             raise FeatvisError(f"{name} ends in {logits} outputs, but {len(self.classes)} class names were given.")
 
     def __repr__(self) -> str:
@@ -132,7 +144,7 @@ class Subject:
         try:
             with torch.no_grad():
                 self.network(probe)
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except Exception as error:  # whatever a reader's own forward raises
             size = f"{height} x {width} pixels"
             raise FeatvisError(f"{self.name} cannot take an image of {size}: {reason(error)}") from error
         finally:

@@ -7,6 +7,7 @@ import importlib
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,13 +102,13 @@ def imported(path: str) -> nn.Module:
     module, _, name = path.partition(":")
     if "" not in sys.path:  # a console script does not look into the folder that it is called from
         sys.path.insert(0, "")
-    try:
+    try:  # a reader's own code may raise whatever it likes, and even leave
         build = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:
         raise FeatvisError(f"{path!r} cannot be imported ({reason(error)}); give MODULE:FUNCTION.") from error
     try:
         network = build()
-    except Exception as error:  # whatever a reader's own code raises
+    except (Exception, SystemExit) as error:
         raise FeatvisError(f"{path!r} could not build a network without arguments ({reason(error)}).") from error
     if not isinstance(network, nn.Module):
         raise FeatvisError(f"{path!r} built a {type(network).__name__}; it must give an nn.Module.")
@@ -137,7 +138,7 @@ def _embedded(which: str, weights: str | Path | None, device: str, name: str | N
     else:
         network = build()
         file = module.WEIGHTS if weights is None else weights
-        fit(network, read_weights(file), str(file))
+        fit(network, read_weights(file, ", or 'random'"), str(file))
     preprocess = Preprocess((module.SIZE, module.SIZE), module.MEAN, module.STD)
     return Subject(name or which, network, preprocess, classes, device, **_SHOWN[which])
 
@@ -155,7 +156,8 @@ def _from_torchvision(builder: str, weights: str | Path | None, device: str, nam
         network = _download(builder, entry)
     else:
         options = {"init_weights": False} if builder in ("googlenet", "inception_v3") else {}
-        state = None if weights == "random" else read_weights(weights)
+        named = [*(member.name for member in enum), "random"]
+        state = None if weights == "random" else read_weights(weights, f", or one of {listed(named)}")
         if state is not None and builder in ("googlenet", "inception_v3"):
             options |= {"transform_input": True, "aux_logits": any("aux" in k.lower() for k in state)}
         elif options:
@@ -199,21 +201,23 @@ def _metadata(file: str | Path | None) -> dict[str, str]:
         return opened.metadata() or {}
 
 
-def read_weights(file: str | Path) -> dict[str, Tensor]:
+def read_weights(file: str | Path, or_else: str = "") -> dict[str, Tensor]:
     """The state dict in a .safetensors or .pth file, of the original where a manipulated network is saved.
 
-    Code in a pickle is never executed.
+    Code in a pickle is never executed. `or_else` says what might have been meant instead of a file.
     """
     path = Path(file)
     if not path.is_file():
-        raise FeatvisError(f"there is no weights file {str(file)!r}; give a .safetensors or .pth file.")
+        raise FeatvisError(f"there is no weights file {str(file)!r}; give a .safetensors or .pth file{or_else}.")
     try:
         if path.suffix == ".safetensors":
             loaded = load_file(path)
             for key, text in _metadata(path).items():
                 loaded = MANIPULATED[key].plain(loaded, text) if key in MANIPULATED else loaded
             return loaded
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on pickles; what is wrong is said below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise FeatvisError(f"{str(file)!r} is not a whole safetensors file ({reason(error)}).") from error
     except pickle.UnpicklingError as error:
@@ -226,7 +230,10 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        for key, value in state.items()
+    ):
         raise FeatvisError(f"{str(file)!r} holds no state dict (parameter name -> tensor).")
     return {key.removeprefix("module."): value for key, value in state.items()}
 

@@ -122,6 +122,8 @@ def test_the_published_shelf_stays_where_it_is(tmp_path, monkeypatch):
     assert fv.shelf.published().root == ROOT / "results"
     assert Shelf().root == tmp_path
     monkeypatch.chdir(tmp_path)
+    assert fv.shelf.published().root == ROOT / "results"  # wherever a reader works
+    monkeypatch.setattr(fv.shelf, "_own_root", lambda: None)  # as in a package that was installed
     assert fv.shelf.published().root == tmp_path
 
 

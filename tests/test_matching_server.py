@@ -574,7 +574,7 @@ def test_answers_from_jspsych_are_scored(folder, tmp_path):
     ("arguments", "words"),
     [
         (["serve", "nowhere"], "holds no trials.json"),
-        (["serve", "nowhere", "--port", "0"], "ports are 1 to 65535"),
+        (["serve", "nowhere", "--port", "0"], "valid are 1 to 65535"),
         (["export", "nowhere", "--out", "o"], "holds no answers"),
         (["export", "nowhere", "--as", "jspsych", "--out", "o"], "holds no trials.json"),
         (["analyze", "nowhere.csv", "--out", "o"], "nowhere.csv"),

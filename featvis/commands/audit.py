@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featvis.commands.common import (
     SPLITS,
     add_engine,
     add_sources,
+    add_subject,
     command,
     engine_of,
     say_skipped,
     source_of,
+    subject_of,
     whole_folder,
+    whole_number,
 )
 from featvis.errors import FeatvisError
-
-if TYPE_CHECKING:
-    from featvis.subjects import Subject
 
 EXAMPLES = (
     "featvis audit photonet --out audited\n"
@@ -36,18 +36,15 @@ def add(commands: Any) -> None:
     """Enter the command."""
     text = "Look for signs that a network's visualizations do not tell the truth; writes report.html and report.json."
     sub = command(commands, "audit", _audit, text, EXAMPLES)
-    sub.add_argument("subject", help="photonet, cifarnet, a torchvision classifier, or MODULE:FUNCTION that builds one")
+    add_subject(sub, "--size")
     sub.add_argument(
         "--layers", nargs="+", metavar="LAYER", help="layers whose units are sampled (default: all blocks)"
     )
-    sub.add_argument("--units", type=int, metavar="N", help="how many units are sampled (default 24)")
-    sub.add_argument("--natural", type=int, default=NATURAL, metavar="N", help=f"natural images (default {NATURAL})")
-    sub.add_argument("--seed", type=int, default=0, help="of the sample and the visualizations (default 0)")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda where there is one)")
-    own = sub.add_argument_group("for a network of your own")
-    own.add_argument("--size", type=int, help="side of its input in pixels (default 224)")
-    own.add_argument("--mean", type=float, nargs=3, help="of its preprocessing (default 0 0 0: images in 0 to 1)")
-    own.add_argument("--std", type=float, nargs=3, help="of its preprocessing (default 1 1 1)")
+    sub.add_argument("--units", type=whole_number(1), metavar="N", help="how many units are sampled (default 24)")
+    sub.add_argument(
+        "--natural", type=whole_number(1), default=NATURAL, metavar="N", help=f"natural images (default {NATURAL})"
+    )
+    sub.add_argument("--seed", type=whole_number(0), default=0, help="of the sample and the visualizations (default 0)")
     add_sources(sub)
     add_engine(sub)
 
@@ -56,7 +53,7 @@ def _audit(options: argparse.Namespace) -> None:
     from featvis.audit import COUNT, audit
     from featvis.images import natural_images
 
-    subject = _subject(options)
+    subject = subject_of(options)
     source = source_of(options, subject, "auditing")
     natural = natural_images(
         source,
@@ -91,22 +88,6 @@ def _audit(options: argparse.Namespace) -> None:
     for check in report["checks"]:
         print(f"  {check['name']:<10} {check['finding']}")
     print(f"{options.out}: report.html, report.json, units.csv, checks.csv, pictures")
-
-
-def _subject(options: argparse.Namespace) -> Subject:
-    from featvis.subjects import Preprocess
-    from featvis.zoo import imported, load
-
-    given = [name for name in ("size", "mean", "std") if getattr(options, name) is not None]
-    if ":" not in options.subject:
-        if given:
-            raise FeatvisError(f"--{given[0]} is for a network of your own; {options.subject} knows its preprocessing.")
-        return load(options.subject, options.weights, options.device)
-    size = options.size or 224
-    preprocess = Preprocess((size, size), tuple(options.mean or (0.0,) * 3), tuple(options.std or (1.0,) * 3))
-    network = imported(options.subject)
-    name = options.subject.rpartition(":")[2].lower()
-    return load(network, options.weights, options.device, preprocess=preprocess, name=name)
 
 
 def _forget(folder: Path) -> None:

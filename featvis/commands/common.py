@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featvis.images import NaturalImages
     from featvis.subjects import Subject
 
+NONE = "none"  # instead of natural images
 SPLITS = {"photos": "all", "cifar10": "heldout", "imagenette": "heldout"}  # of a folder, its subfolder "val"
 
 
@@ -45,20 +46,78 @@ def add_units(sub: argparse.ArgumentParser) -> None:
     add_sources(sub)
 
 
-def add_subject(sub: argparse.ArgumentParser) -> None:
-    """The subject."""
-    sub.add_argument("subject", help="photonet, cifarnet, or a torchvision classifier such as googlenet")
+def add_subject(sub: argparse.ArgumentParser, *size: str) -> None:
+    """The subject, and how a network of the reader's own takes its images; `size` are other names of that option."""
+    text = "photonet, cifarnet, a torchvision classifier such as googlenet, or MODULE:FUNCTION that builds your own"
+    sub.add_argument("subject", help=text)
+    add_own(sub, *size)
+
+
+def add_own(sub: argparse.ArgumentParser, *size: str) -> None:
+    """Where the network is run, and what has to be known of one of the reader's own."""
+    sub.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda where there is one)")
+    own = sub.add_argument_group("for a network of your own")
+    own.add_argument(
+        "--input-size",
+        *size,
+        dest="input_size",
+        type=whole_number(1),
+        metavar="PIXELS",
+        help="side of its images (default 224)",
+    )
+    own.add_argument("--mean", type=float, nargs=3, help="of its preprocessing (default 0 0 0: images in 0 to 1)")
+    own.add_argument("--std", type=float, nargs=3, help="of its preprocessing (default 1 1 1)")
+
+
+def subject_of(options: argparse.Namespace) -> Subject:
+    """The subject that was asked for: by its name, or built by MODULE:FUNCTION."""
+    from featvis.subjects import Preprocess
+    from featvis.zoo import imported, load
+
+    given = [name for name in ("input_size", "mean", "std") if getattr(options, name) is not None]
+    if ":" not in options.subject:
+        if given:
+            option = "--" + given[0].replace("_", "-")
+            raise FeatvisError(f"{option} is for a network of your own; {options.subject} knows its preprocessing.")
+        return load(options.subject, options.weights, options.device)
+    size = options.input_size or 224
+    preprocess = Preprocess((size, size), tuple(options.mean or (0.0,) * 3), tuple(options.std or (1.0,) * 3))
+    name = options.subject.rpartition(":")[2].lower()
+    return load(imported(options.subject), options.weights, options.device, preprocess=preprocess, name=name)
+
+
+def add_weights(sub: argparse.ArgumentParser) -> None:
+    """Where weights come from."""
+    text = "a .safetensors or .pth file, the name of torchvision weights such as IMAGENET1K_V2, or 'random'"
+    sub.add_argument("--weights", help=text)
 
 
 def add_sources(sub: argparse.ArgumentParser) -> None:
     """Where weights and natural images come from, and where results go."""
-    sub.add_argument("--weights", help="a weights file, an enum's name, or 'random'")
+    add_weights(sub)
     sub.add_argument(
         "--images",
-        help="folder of natural images, photos (default for photonet), cifar10 (default for cifarnet) or imagenette",
+        help="folder of natural images, photos (default for photonet), cifar10 (default for cifarnet), imagenette, or "
+        "none where a command can do without",
     )
-    sub.add_argument("--out", type=Path, required=True, help="folder for pictures and report.json")
+    sub.add_argument("--out", type=Path, required=True, help="folder for what is made, with report.json")
     sub.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """What an option's `type` may be: a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        valid = f"{least} to {most}" if most is not None else f"{least} and more"
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number; valid are {valid}") from None
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{value} was given; valid are {valid}")
+        return value
+
+    return read
 
 
 def add_engine(sub: argparse.ArgumentParser) -> None:
@@ -98,42 +157,67 @@ def source_of(options: argparse.Namespace, subject: Subject, what: str) -> str:
     from featvis.images import USUAL
 
     source = options.images or USUAL.get(options.subject)
-    if source is None:
+    if source in (None, NONE):
         raise FeatvisError(f"{what} {subject.name} needs natural images: give --images FOLDER.")
     return source
 
 
 def natural_of(options: argparse.Namespace, subject: Subject) -> NaturalImages | None:
-    """The natural images that were asked for, or that suit the subject; None where neither is known."""
+    """The natural images that were asked for, or that suit the subject; None where neither is at hand."""
+    from featvis import cifar
     from featvis.images import USUAL, natural_images
 
     source = options.images or USUAL.get(options.subject)
-    if source is None:
+    if source in (None, NONE) or (options.images is None and source == "cifar10" and not cifar.at_hand()):
         return None
     size = subject.preprocess.size[0]
     natural = natural_images(source, split=SPLITS.get(source, "val"), size=size, workers=options.image_workers)
     say_skipped(natural.skipped)
+    options.left_out = len(natural.skipped)  # which have been named; while they are read there may be more
     return natural
 
 
-def say_skipped(skipped: list[str]) -> None:
+def say_skipped(skipped: list[str], more: str = "") -> None:
     """Name files that were left out, on standard error."""
     if skipped:
         shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
-        print(f"featvis: {len(skipped)} files were left out ({shown})", file=sys.stderr)
+        print(f"featvis: {len(skipped)} {more}files were left out ({shown})", file=sys.stderr)
 
 
-def write_report(out: Path, subject: Subject, natural: NaturalImages | None, rows: list[dict]) -> None:
-    """report.json about some units."""
+def write_report(
+    out: Path,
+    options: argparse.Namespace,
+    subject: Subject,
+    natural: NaturalImages | None,
+    rows: list[dict],
+    recipe: dict[str, Any],
+) -> None:
+    """report.json about some units, and the `recipe` by which they were made; names images that could not be read."""
+    if natural is not None:
+        say_skipped(natural.skipped[options.left_out :], "more ")
     report = {
         "subject": subject.name,
         "fingerprint": subject.fingerprint,
+        "recipe": recipe,
         "images": None
         if natural is None
         else {"source": natural.name, "count": len(natural), "left_out": natural.skipped},
         "units": rows,
     }
-    (out / "report.json").write_text(json.dumps(report, indent=1))
+    write_json(out / "report.json", report)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON that every reader of JSON can read: numbers that are not finite become null."""
+    file.write_text(json.dumps(_finite(content), indent=1, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(part) for name, part in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(part) for part in content]
+    return number(content) if isinstance(content, float) else content
 
 
 @contextmanager
@@ -141,8 +225,10 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """A scratch folder whose files move to `out` only when all is done: nothing half-written."""
     if out.exists() and not out.is_dir():
         raise FeatvisError(f"--out {str(out)!r} is a file; give a folder.")
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
+    scratch.chmod(0o755)  # not for our eyes alone: its files are handed on
     try:
         yield scratch
         for file in sorted(scratch.rglob("*")):
@@ -153,6 +239,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
                 file.replace(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if made and not any(out.iterdir()):
+            out.rmdir()
 
 
 def file_name(label: str) -> str:

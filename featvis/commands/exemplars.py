@@ -14,6 +14,7 @@ from featvis.commands.common import (
     file_name,
     natural_of,
     number,
+    subject_of,
     whole_folder,
     write_report,
 )
@@ -35,9 +36,8 @@ def add(commands: Any) -> None:
 
 def _exemplars(options: argparse.Namespace) -> None:
     from featvis.exemplars import exemplars
-    from featvis.zoo import load
 
-    subject = load(options.subject, options.weights)
+    subject = subject_of(options)
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in options.units))
     natural = natural_of(options, subject)
     if natural is None:
@@ -59,7 +59,7 @@ def _exemplars(options: argparse.Namespace) -> None:
                     "activations": [number(value) for value in best.top_values[i]],
                 }
             )
-        write_report(out, subject, natural, rows)
+        write_report(out, options, subject, natural, rows, {"k": options.k})
     for row in rows:
         most = f"activation {row['activations'][0]:.4g} at most"
         print(f"{row['label']}: {len(row['images'])} exemplars in {options.out}, {most}")

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from typing import Any
 
 from featvis import sheets
-from featvis.commands.common import add_sources, add_subject, command, file_name, say_skipped, source_of, whole_folder
+from featvis.commands.common import (
+    add_sources,
+    add_subject,
+    command,
+    file_name,
+    say_skipped,
+    source_of,
+    subject_of,
+    whole_folder,
+    whole_number,
+    write_json,
+)
 
 EXAMPLES = (
     "featvis fool photonet --out fooled\n"
@@ -29,7 +39,7 @@ def add(commands: Any) -> None:
         choices=("linear", "aligned"),
         help="how an image is shown: linear or aligned (default aligned)",
     )
-    sub.add_argument("--seed", type=int, default=0, help="of the gate's training (default 0)")
+    sub.add_argument("--seed", type=whole_number(0), default=0, help="of the gate's training (default 0)")
     add_sources(sub)
 
 
@@ -38,9 +48,8 @@ def _fool(options: argparse.Namespace) -> None:
     from featvis import plots_fooling
     from featvis.images import train_and_test
     from featvis.shelf import on_shelf
-    from featvis.zoo import load
 
-    subject = load(options.subject, options.weights)
+    subject = subject_of(options)
     size = subject.preprocess.size[0]
     decoy = "permute" if options.decoy == "permute" else f.read_target(options.decoy, size)
     source = source_of(options, subject, "fooling")
@@ -59,7 +68,7 @@ def _fool(options: argparse.Namespace) -> None:
             sheets.write_image(out / f"{file_name(subject.label(unit))}.png", picture)
         numbers = {"subject": subject.name, "fingerprint": subject.fingerprint, **found.summary()}
         numbers["gate_intervals"] = gate.intervals()
-        (out / "report.json").write_text(json.dumps(numbers, indent=1))
+        write_json(out / "report.json", numbers)
     shutil.rmtree(work, ignore_errors=True)
     print(
         f"gate: accuracy {numbers['gate']['accuracy']:.4f}, natural images taken for visualizations "

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-from featvis.commands.common import command, say_skipped, source_of, whole_folder
+from featvis.commands.common import (
+    add_own,
+    add_weights,
+    command,
+    say_skipped,
+    source_of,
+    subject_of,
+    whole_folder,
+    whole_number,
+    write_json,
+)
 from featvis.errors import FeatvisError, reason
 
 EXAMPLES = (
@@ -37,14 +48,15 @@ def add(commands: Any) -> None:
 
 def _generate_arguments(part: argparse.ArgumentParser) -> None:
     part.add_argument("--subject", default="photonet", help="the network (default photonet)")
-    part.add_argument("--weights", help="a weights file, an enum's name, or 'random'")
-    part.add_argument("--images", help="folder of natural images, photos or cifar10")
-    part.add_argument("--units", type=int, default=12, help="units of each depth (default 12)")
+    add_weights(part)
+    add_own(part)
+    part.add_argument("--images", help="folder of natural images, photos, cifar10 or imagenette")
+    part.add_argument("--units", type=whole_number(1), default=12, help="units of each depth (default 12)")
     part.add_argument("--per-trial", type=int, default=3, help="units in a trial: 3 (poster) or 5 (abstract)")
-    part.add_argument("--lists", type=int, default=8, help="different lists of trials (default 8)")
-    part.add_argument("--repeats", type=int, default=2, help="trials a cell and participant (default 2)")
-    part.add_argument("--steps", type=int, default=96, help="steps of each visualization (default 96)")
-    part.add_argument("--seed", type=int, default=0, help="of all random choices (default 0)")
+    part.add_argument("--lists", type=whole_number(1), default=8, help="different lists of trials (default 8)")
+    part.add_argument("--repeats", type=whole_number(1), default=2, help="trials a cell and participant (default 2)")
+    part.add_argument("--steps", type=whole_number(1), default=96, help="steps of each visualization (default 96)")
+    part.add_argument("--seed", type=whole_number(0), default=0, help="of all random choices (default 0)")
     part.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -53,9 +65,8 @@ def _generate(options: argparse.Namespace) -> None:
     from featvis.matching.experiment.store import FILE as ANSWERS
     from featvis.matching.stimuli import gather
     from featvis.shelf import Shelf
-    from featvis.zoo import load
 
-    subject = load(options.subject, options.weights)
+    subject = subject_of(options)
     source = source_of(options, subject, "exemplars of")
     if (options.out / ANSWERS).exists():
         raise FeatvisError(f"{options.out} holds a study that has answers; give another folder to --out.")
@@ -83,18 +94,18 @@ def _generate(options: argparse.Namespace) -> None:
             "exemplars_strength": float(made_of.strength().mean()),
             "lists": cells.to_dict("records"),
         }
-        (out / "report.json").write_text(json.dumps(report, indent=1))
+        write_json(out / "report.json", report)
     shutil.rmtree(options.out / ".work", ignore_errors=True)
     print(f"{options.out}: {len(made.lists)} lists of {len(made.lists[0])} trials of {options.per_trial} units")
 
 
 def _simulate_arguments(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--participants", type=int, default=20, help="in each study (default 20)")
-    part.add_argument("--units", type=int, default=12, help="units of each depth (default 12)")
-    part.add_argument("--repeats", type=int, default=1, help="trials a cell and participant (default 1)")
+    part.add_argument("--participants", type=whole_number(1), default=20, help="in each study (default 20)")
+    part.add_argument("--units", type=whole_number(1), default=12, help="units of each depth (default 12)")
+    part.add_argument("--repeats", type=whole_number(1), default=1, help="trials a cell and participant (default 1)")
     part.add_argument("--gap", type=float, default=-0.15, help="planted: visualization minus exemplar (default -0.15)")
-    part.add_argument("--studies", type=int, default=200, help="how many studies (default 200)")
-    part.add_argument("--seed", type=int, default=0, help="of all random choices (default 0)")
+    part.add_argument("--studies", type=whole_number(1), default=200, help="how many studies (default 200)")
+    part.add_argument("--seed", type=whole_number(0), default=0, help="of all random choices (default 0)")
     part.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -107,11 +118,11 @@ def _simulate(options: argparse.Namespace) -> None:
         simulate(plan, seed=1000 * options.seed).to_csv(out / "answers.csv", index=False)
         found.table.to_csv(out / "studies.csv", index=False)
         rows = found.frame().to_dict("records")
-        (out / "report.json").write_text(json.dumps({"simulated": True, "plan": vars(plan), "terms": rows}, indent=1))
+        write_json(out / "report.json", {"simulated": True, "plan": vars(plan), "terms": rows})
     for row in rows:
+        error = f" +- {1.96 * row['error']:.3f}" if math.isfinite(row["error"]) else " (one study has no error)"
         print(
-            f"{row['term']}: planted {row['truth']:+.3f}, estimated {row['estimate']:+.3f} "
-            f"+- {1.96 * row['error']:.3f}, "
+            f"{row['term']}: planted {row['truth']:+.3f}, estimated {row['estimate']:+.3f}{error}, "
             f"coverage {row['coverage']:.3f} ({row['coverage_low']:.3f} to {row['coverage_high']:.3f}), "
             f"power {row['power']:.2f}"
         )
@@ -147,7 +158,7 @@ def _analyze(options: argparse.Namespace) -> None:
             "effects": json.loads(model.frame().to_json(orient="records")),
             "spread": model.spread,
         }
-        (out / "report.json").write_text(json.dumps(report, indent=1))
+        write_json(out / "report.json", report)
     for row in model.frame().itertuples():
         print(f"{row.term}: {row.estimate:+.3f} ({row.low:+.3f} to {row.high:+.3f})")
 
@@ -173,9 +184,9 @@ def _humans(options: argparse.Namespace) -> None:
 
 def _serve_arguments(part: argparse.ArgumentParser) -> None:
     part.add_argument("folder", type=Path, help="what `generate` made; answers are kept beside the trials")
-    part.add_argument("--participants", type=int, default=0, help="make links until there are so many")
+    part.add_argument("--participants", type=whole_number(0), default=0, help="make links until there are so many")
     part.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    part.add_argument("--port", type=int, default=8765, help="port to listen on (default 8765)")
+    part.add_argument("--port", type=whole_number(1, 65535), default=8765, help="port to listen on (default 8765)")
 
 
 def _serve(options: argparse.Namespace) -> None:

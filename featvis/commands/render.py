@@ -14,6 +14,7 @@ from featvis.commands.common import (
     file_name,
     natural_of,
     number,
+    subject_of,
     whole_folder,
     write_report,
 )
@@ -24,10 +25,15 @@ EXAMPLES = (
     "  featvis render googlenet fc:281 --weights googlenet-1378be20.pth --images imagenet/val --out pictures"
 )
 
+TEXT = (
+    "Visualize units by activation maximization, and look for the natural image that excites each unit most: "
+    "of thousands of images, which takes longer than a few pictures (--images none leaves it out)."
+)
+
 
 def add(commands: Any) -> None:
     """Enter the command."""
-    sub = command(commands, "render", _render, "Visualize units by activation maximization.", EXAMPLES)
+    sub = command(commands, "render", _render, TEXT, EXAMPLES)
     add_units(sub)
     sub.add_argument("--steps", type=int, default=256, help="steps of gradient ascent (default 256)")
     sub.add_argument("--size", type=int, help="side of the pictures in pixels (default: the subject's)")
@@ -48,9 +54,8 @@ def add(commands: Any) -> None:
 def _render(options: argparse.Namespace) -> None:
     from featvis.exemplars import exemplars
     from featvis.visualize import render
-    from featvis.zoo import load
 
-    subject = load(options.subject, options.weights)
+    subject = subject_of(options)
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in options.units))
     natural = natural_of(options, subject)
     with engine_of(options) as engine, whole_folder(options.out) as out:
@@ -86,7 +91,9 @@ def _render(options: argparse.Namespace) -> None:
                         "status": str(pictures.status[i, j]),
                     }
                 )
-        write_report(out, subject, natural, rows)
+        names = ("steps", "parameterization", "minimize", "precision", "redirect")
+        recipe = {name: getattr(options, name) for name in names} | {"size": list(pictures.images.shape[-2:])}
+        write_report(out, options, subject, natural, rows, recipe)
     for row in rows:
         best_text = "" if row["best_natural_activation"] is None else f", natural {row['best_natural_activation']:.4g}"
         note = "" if row["status"] == "ok" else f"  [{row['status']}]"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from featvis import sheets
-from featvis.commands.common import add_sources, add_subject, command, file_name, say_skipped, source_of, whole_folder
+from featvis.commands.common import (
+    add_sources,
+    add_subject,
+    command,
+    file_name,
+    say_skipped,
+    source_of,
+    subject_of,
+    whole_folder,
+    write_json,
+)
 
 EXAMPLES = (
     "featvis silence photonet inception5b.branch2.1 --out silenced\n"
@@ -51,9 +60,8 @@ def _silence(options: argparse.Namespace) -> None:
     from featvis.fooling.silence_report import check_fresh
     from featvis.fooling.silent import FACTOR, MARGIN, REDIRECT, STRENGTHS, check_recipe
     from featvis.images import train_and_test
-    from featvis.zoo import load
 
-    subject = load(options.subject, options.weights)
+    subject = subject_of(options)
     size = subject.preprocess.size[0]
     picture = options.decoy is not None and ":" not in Path(options.decoy).name
     decoy = f.read_target(options.decoy, size) if picture else options.decoy
@@ -80,7 +88,7 @@ def _silence(options: argparse.Namespace) -> None:
         for unit, image in zip(found.shown, found.pictures["after"], strict=True):
             sheets.write_image(out / f"{file_name(unit)}.png", image)
         numbers = {"subject": subject.name, "fingerprint": subject.fingerprint, **found.summary()}
-        (out / "report.json").write_text(json.dumps(numbers, indent=1))
+        write_json(out / "report.json", numbers)
     print(
         f"units: {numbers['units_flipped']} of {numbers['units_judged']} living ones show {numbers['decoy']} to "
         f"whoever redirects ReLUs for {redirect} steps, {numbers['units_flipped_plain']} to whoever does not; largest "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from featvis.commands.common import (
@@ -14,7 +13,9 @@ from featvis.commands.common import (
     engine_of,
     say_skipped,
     source_of,
+    subject_of,
     whole_folder,
+    write_json,
 )
 
 EXAMPLES = (
@@ -48,12 +49,11 @@ def _similarity(options: argparse.Namespace) -> None:
     from featvis import plots_similarity
     from featvis.controls import some_logits
     from featvis.images import OWN, natural_images
-    from featvis.paths import path_similarity
+    from featvis.paths import check_enough, path_similarity
     from featvis.similarity import check_metrics
     from featvis.visualize import render
-    from featvis.zoo import load
 
-    subject = load(options.subject, options.weights)
+    subject = subject_of(options)
     check_metrics(options.metric)  # before the long work
     for layer in options.layers or ():
         subject.channels(layer)
@@ -63,6 +63,7 @@ def _similarity(options: argparse.Namespace) -> None:
     split = "heldout" if source in ("photos", *OWN) else "val"
     natural = natural_images(source, split=split, size=subject.preprocess.size[0], workers=options.image_workers)
     say_skipped(natural.skipped)
+    check_enough(len(units), options.per_class, natural)
     with engine_of(options) as engine, whole_folder(options.out) as out:
         show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
         pictures = render(subject, units, steps=options.steps, seeds=options.seeds, **show)
@@ -79,7 +80,7 @@ def _similarity(options: argparse.Namespace) -> None:
         plots_similarity.paths(found).savefig(out / "similarity.png", dpi=150)
         report: dict[str, Any] = {"subject": subject.name, "fingerprint": subject.fingerprint}
         report |= {"natural": natural.name, "left_out": natural.skipped, **found.summary()}
-        (out / "report.json").write_text(json.dumps(report, indent=1))
+        write_json(out / "report.json", report)
     print(
         f"layers at or below 0: {report['layers_at_or_below_zero']} of {len(found.layers)}; the curve leaves 0 for "
         f"good at: {report['leaves_zero'] or 'no layer'}"

@@ -70,7 +70,7 @@ class Gate(nn.Module):
 def revived(state: dict[str, Tensor], prefix: str = "") -> Gate:
     """The gate with these weights, whatever its width."""
     own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    network = Gate(Preprocess((0, 0)), len(own["conv1.bias"]))
+    network = Gate(Preprocess((1, 1)), len(own["conv1.bias"]))
     network.load_state_dict(own)
     return network.eval()
 

@@ -29,6 +29,8 @@ def checked(answers: pd.DataFrame) -> pd.DataFrame:
     """The same table with `k`, `correct` and `share`; raises FeatvisError for what no answers give."""
     if missing := [name for name in COLUMNS if name not in answers]:
         raise FeatvisError(f"the table of answers lacks {listed(missing)}; it needs {listed(COLUMNS)}.")
+    if answers.empty:
+        raise FeatvisError("the table of answers is empty; at least one answer is needed.")
     found = answers.copy()
     found["right"], found["units"] = found["right"].astype(str), found["units"].astype(str)
     found["k"] = [len(text.split()) for text in found["units"]]

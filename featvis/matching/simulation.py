@@ -49,7 +49,9 @@ class Plan:
             )
 
     def with_gap(self, gap: float) -> Plan:
-        """The same study with this difference between visualization and exemplar trials."""
+        """The same study with this difference of shares between visualization and exemplar trials."""
+        if not -1 <= gap <= 1:
+            raise FeatvisError(f"a gap of {gap:g} was given; it is a difference of shares, from -1 to 1.")
         return replace(self, effects=(self.effects[0], gap, *self.effects[2:]))
 
 

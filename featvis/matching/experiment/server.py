@@ -6,6 +6,7 @@ import hmac
 import json
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from featvis.errors import FeatvisError
+from featvis.errors import FeatvisError, reason
 from featvis.matching.experiment import export
 from featvis.matching.experiment.store import Refused, Store
 
@@ -151,6 +152,11 @@ def serve(folder: Path, participants: int, host: str, port: int) -> None:
     if participants < 0 or not 0 < port < 65536:
         raise FeatvisError(f"{participants} participants at port {port} were asked for; ports are 1 to 65535.")
     made = app(folder)
+    try:  # before anybody is given a link
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        taken = error.strerror or reason(error)
+        raise FeatvisError(f"nobody can listen at {host}:{port} ({taken}); give another port or host.") from error
     try:
         tokens = made.state.store.enrol(participants)
     except Refused as refused:
