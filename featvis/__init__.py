@@ -1,77 +1,25 @@
-"""featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both."""
+"""featvis: are feature visualizations reliable? Activation maximization, natural exemplars, and checks of both.
 
-from featvis import (
-    agreement,
-    budget,
-    engine,
-    fooling,
-    images,
-    matching,
-    plots,
-    plots_attacks,
-    plots_fooling,
-    plots_matching,
-    plots_silent,
-    plots_similarity,
-    plots_theory,
-    theory,
-    visualize,
-)
-from featvis.atlas import Atlas, atlas
-from featvis.audit import Audit, audit
-from featvis.errors import FeatvisError
-from featvis.exemplars import Exemplars, exemplars
-from featvis.fooling import fool, silence, silent_units, train_gate
-from featvis.images import natural_images
-from featvis.linearity import linearity
-from featvis.notice import notice
-from featvis.path_result import PathSimilarity
-from featvis.paths import path_similarity
-from featvis.shelf import Shelf
-from featvis.structured import structured
-from featvis.subjects import Preprocess, Subject, Unit
-from featvis.visualize import StopRender, Visualizations, render
-from featvis.zoo import load
+What there is stands in `__init__.pyi`. Each part is imported when it is first used, so that a command's help need not
+wait for torch.
+"""
 
-__all__ = [
-    "Atlas",
-    "Audit",
-    "Exemplars",
-    "FeatvisError",
-    "PathSimilarity",
-    "Preprocess",
-    "Shelf",
-    "StopRender",
-    "Subject",
-    "Unit",
-    "Visualizations",
-    "agreement",
-    "atlas",
-    "audit",
-    "budget",
-    "engine",
-    "exemplars",
-    "fool",
-    "fooling",
-    "images",
-    "linearity",
-    "load",
-    "matching",
-    "natural_images",
-    "notice",
-    "path_similarity",
-    "plots",
-    "plots_attacks",
-    "plots_fooling",
-    "plots_matching",
-    "plots_silent",
-    "plots_similarity",
-    "plots_theory",
-    "render",
-    "silence",
-    "silent_units",
-    "structured",
-    "theory",
-    "train_gate",
-    "visualize",
-]
+import sys
+from types import ModuleType
+from typing import Any
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+# Functions that live in a module of their own name, which would take the name as soon as somebody imports it.
+_FUNCTIONS = ("atlas", "audit", "exemplars", "linearity", "notice", "structured")
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _FUNCTIONS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import featvis
 from featvis import budget, cifar, controls, hardened, manipulated  # noqa: F401  (which enter their recipes)
 from featvis.fooling import train_gate
 from featvis.images import natural_images
@@ -21,6 +22,8 @@ from featvis.theory import average  # noqa: F401
 from featvis.visualize import Affine, Crops, Fourier, Nothing, Pixels
 from featvis.zoo import EMBEDDED, load
 
+for _name in featvis.__all__:  # all that is computed enters its recipe when it is imported
+    getattr(featvis, _name)
 TYPES: dict[str, Any] = {kind.__name__: kind for kind in (Affine, Crops, Fourier, Nothing, Pixels, Plan)}
 
 

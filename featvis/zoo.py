@@ -198,7 +198,10 @@ def _metadata(file: str | Path | None) -> dict[str, str]:
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     with safetensors.safe_open(path, "pt") as opened:
-        return opened.metadata() or {}
+        said = opened.metadata() or {}
+    if said:
+        importlib.import_module("featvis.fooling")  # which enters itself in MANIPULATED
+    return said
 
 
 def read_weights(file: str | Path, or_else: str = "") -> dict[str, Tensor]:

@@ -132,3 +132,28 @@ def test_an_unknown_command_is_named() -> None:
 
     with pytest.raises(ValueError, match="nosuchcommand"):
         mathml.to_mathml(r"\nosuchcommand{x}")
+
+
+def test_nothing_heavy_is_imported_before_it_is_used() -> None:
+    """A command's help, and an interrupt while one waits for it, must not meet torch."""
+    told = "import sys, featvis.cli; print(sorted({'torch', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_package_has_what_its_stub_says_whoever_imports_first() -> None:
+    told = (
+        "import importlib, pathlib, types, featvis\n"
+        "for file in pathlib.Path(featvis.__file__).parent.glob('[a-z]*.py'):\n"
+        "    importlib.import_module('featvis.' + file.stem)\n"
+        "for name in featvis.__all__:\n"
+        "    found = getattr(featvis, name)\n"
+        "    kind = 'module' if isinstance(found, types.ModuleType) else 'value'\n"
+        "    print(name, kind)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, cwd=ROOT)
+    kinds = dict(line.split() for line in found.stdout.splitlines())
+    stub = (ROOT / "featvis" / "__init__.pyi").read_text()
+    modules = set(re.search(r"from \. import \((.*?)\)", stub, re.S)[1].replace(",", " ").split())
+    assert {name for name, kind in kinds.items() if kind == "module"} == modules
+    assert {"atlas", "audit", "exemplars", "linearity", "load", "notice", "structured"} <= set(kinds) - modules

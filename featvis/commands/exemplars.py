@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from featvis import sheets
 from featvis.commands.common import (
     add_engine,
     add_units,
@@ -35,6 +34,7 @@ def add(commands: Any) -> None:
 
 
 def _exemplars(options: argparse.Namespace) -> None:
+    from featvis import sheets
     from featvis.exemplars import exemplars
 
     subject = subject_of(options)

@@ -6,7 +6,6 @@ import argparse
 import shutil
 from typing import Any
 
-from featvis import sheets
 from featvis.commands.common import (
     add_sources,
     add_subject,
@@ -45,7 +44,7 @@ def add(commands: Any) -> None:
 
 def _fool(options: argparse.Namespace) -> None:
     from featvis import fooling as f
-    from featvis import plots_fooling
+    from featvis import plots_fooling, sheets
     from featvis.images import train_and_test
     from featvis.shelf import on_shelf
 

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from featvis import sheets
 from featvis.commands.common import (
     add_sources,
     add_subject,
@@ -57,6 +56,7 @@ def add(commands: Any) -> None:
 def _silence(options: argparse.Namespace) -> None:
     from featvis import fooling as f
     from featvis import plots_silent as draw
+    from featvis import sheets
     from featvis.fooling.silence_report import check_fresh
     from featvis.fooling.silent import FACTOR, MARGIN, REDIRECT, STRENGTHS, check_recipe
     from featvis.images import train_and_test
