@@ -20,6 +20,7 @@ from featvis.subjects import Subject
 from featvis.visualize import Visualizations
 
 INK, VISUALIZATION, NATURAL = "#30323d", "#c2410c", "#1d6fa5"  # one colour for one thing, in every chapter
+AVERAGED = 16  # steps: pictures are moved before each, and a single one says little
 STYLE: Any = {
     "figure.dpi": 110,
     "savefig.facecolor": "white",
@@ -123,19 +124,25 @@ def trajectory(pictures: Visualizations, unit: str, best_natural: float | None =
     i = pictures.units.index(unit)
     steps = sorted(pictures.snapshots)
     with _style():
-        figure = plt.figure(figsize=(1.05 * len(steps), 3.6))
+        figure = plt.figure(figsize=(7.2, 3.2))
         layout = figure.add_gridspec(2, len(steps), height_ratios=(1.05, 2), hspace=0.28, wspace=0.06)
         for column, step in enumerate(steps):
             show(figure.add_subplot(layout[0, column]), pictures.snapshots[step][i, 0], f"step {step}")
         ax = figure.add_subplot(layout[1, :])
         x = np.arange(1, pictures.steps + 1)
+        window = min(AVERAGED, pictures.steps)
         for curve in pictures.curve[i]:
-            ax.plot(x, curve, color=VISUALIZATION, lw=1.3, alpha=0.9)
+            ax.plot(x, curve, color=VISUALIZATION, lw=0.8, alpha=0.45)
+            mean = np.convolve(curve, np.ones(window) / window, "valid")
+            ax.plot(x[window - 1 :], mean, color=VISUALIZATION, lw=1.8)
         if best_natural is not None:
             ax.axhline(best_natural, color=NATURAL, ls="--", lw=1.2)
-            ax.text(1.03, best_natural, " strongest natural image", color=NATURAL, va="bottom", fontsize=8)
-        ax.set(xscale="log", xlabel="step", ylabel=f"activation of {unit}", xlim=(1, pictures.steps))
-        figure.subplots_adjust(bottom=0.16, left=0.09, right=0.99, top=0.92)
+            ax.text(1.05, best_natural, "strongest natural image", color=NATURAL, va="bottom", fontsize=8.5)
+        ax.set(xscale="log", xlabel=f"step (bold: mean of {window})", xlim=(1, pictures.steps))
+        ax.set_ylabel(f"activation of {unit}")
+        ax.set_xticks(steps, [str(step) for step in steps])
+        ax.minorticks_off()
+        figure.subplots_adjust(bottom=0.15, left=0.08, right=0.99, top=0.93)
     return figure
 
 

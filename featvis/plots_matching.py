@@ -15,7 +15,7 @@ from torch import Tensor
 from featvis.matching.analysis import chance as exact_chance
 from featvis.matching.stimuli import DEPTHS
 from featvis.matching.trials import KINDS, Trial
-from featvis.plots import INK, NATURAL, VISUALIZATION, _style, show
+from featvis.plots import INK, NATURAL, VISUALIZATION, _style, interval, show
 
 __all__ = ["cells", "chance", "humans", "machines", "polysemy", "power", "trial"]
 
@@ -162,7 +162,7 @@ def humans(table: pd.DataFrame) -> Figure:
 
 
 def polysemy(table: pd.DataFrame) -> Figure:
-    """Units by the number of clusters among their exemplars, and how often a machine matches their visualizations."""
+    """Units by clusters among their exemplars, and how often a machine matches them; black: means, 95 % bootstrap."""
     rng = np.random.default_rng(0)
     with _style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), sharey=True, width_ratios=(3, 2))
@@ -173,7 +173,7 @@ def polysemy(table: pd.DataFrame) -> Figure:
             axes[0].scatter(x[at], single["visualization"][at], s=20, marker=mark, color=VISUALIZATION, alpha=0.7, lw=0,
                             label=depth)  # fmt: skip
         axes[0].legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        axes[0].set(xlabel="clusters among the exemplars", ylabel="visualization trials:\nshare matched by a machine")
+        axes[0].set(xlabel="clusters among the exemplars (visualization trials)", ylabel="share matched by a machine")
         axes[0].set_xticks(sorted(single["clusters"].unique()))
         for i, mixed in enumerate((False, True)):
             part = table[table["mixed"] == mixed]
@@ -181,7 +181,9 @@ def polysemy(table: pd.DataFrame) -> Figure:
                 spread = i + shift + rng.uniform(-0.06, 0.06, len(part))
                 label = None if mixed else f"{kind} trials"
                 axes[1].scatter(spread, part[kind], s=12, color=COLOURS[kind], alpha=0.5, lw=0, label=label)
-                axes[1].plot([i + shift - 0.1, i + shift + 0.1], [part[kind].mean()] * 2, color=INK, lw=2)
+                low, mean, high = interval(part[kind].to_numpy(), np.mean)
+                span = [[mean - low], [high - mean]]
+                axes[1].errorbar(i + shift, mean, span, fmt="_", ms=13, mew=2, color=INK, capsize=3, lw=1.3)
         axes[1].set_xticks([0, 1], ["single units", "mixtures\nof two"])
         axes[1].legend(frameon=False, fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         for ax in axes:

@@ -126,12 +126,22 @@ def before_after(result: Silencing, subject: Subject) -> Figure:
     return figure
 
 
+def _with_bars(frame: pd.DataFrame) -> pd.DataFrame:
+    """The layers that have a silent unit; the others as one row."""
+    bare = frame[frame["silent"] == 0]
+    if len(bare) < 2:
+        return frame
+    counts = ["units", "silent", "still", "excitable"]
+    rest = bare[counts].sum().astype(int).to_frame().T.assign(layer=f"{len(bare)} layers")
+    return pd.concat([frame[frame["silent"] > 0], rest], ignore_index=True)
+
+
 def survey(result: Survey, control: Survey | None = None) -> Figure:
     """Layer by layer: units that no training image activates, nor held-out ones, but ascent; a control below."""
-    frame = result.frame()
+    frame = result.frame() if control is None else _with_bars(result.frame())
     own = len(frame)
     if control is not None:
-        below = control.frame()
+        below = _with_bars(control.frame())
         frame = pd.concat([frame, below.assign(layer="silenced: " + below["layer"])], ignore_index=True)
     looks = (
         ("silent", "no training image activates it", NATURAL, 0.27),
@@ -139,7 +149,7 @@ def survey(result: Survey, control: Survey | None = None) -> Figure:
         ("excitable", "activation maximization does", VISUALIZATION, -0.27),
     )
     with _style():
-        figure, ax = plt.subplots(figsize=(WIDTH, 0.26 * len(frame) + 1.0))
+        figure, ax = plt.subplots(figsize=(WIDTH, (0.26 if control is None else 0.5) * len(frame) + 1.0))
         y = np.arange(len(frame))[::-1]
         for column, text, colour, shift in looks:
             share = 100 * frame[column] / frame["units"]
@@ -258,9 +268,11 @@ def giveaway(result: Silencing) -> Figure:
         ):
             part = table[mask]
             ax.plot(part["largest"], -part["bias"], "o", color=colour, ms=size, label=text, alpha=0.85)
-        ax.set(xscale="log", yscale="symlog", xlabel="largest norm of a filter, batch norm folded in")
+        ax.set(xscale="log", xlabel="largest norm of a filter, batch norm folded in")
+        ax.set_yscale("symlog", linthresh=1)  # from 0 to 1 linear, for biases that are none
         ax.set_ylabel("lowest bias,\nin norms of its filter")
         ax.margins(0.1)
+        ax.set_yticks([y for y in (0, 1, 2, 5, 10, 20, 50, 100) if y <= -1.2 * table["bias"].min()])
         ax.yaxis.set_major_formatter(lambda y, _: f"−{y:g}" if y else "0")
         ax.legend(frameon=False, loc="upper left")
         figure.tight_layout(pad=0.6)

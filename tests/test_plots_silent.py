@@ -150,8 +150,9 @@ def test_the_survey_counts_by_layer() -> None:
     assert "every unit is activated" in words(none)
     beside = plots.survey(Survey("small", 100, 50, units.assign(training=1)), Survey("small", 100, 50, units))
     (ax,) = beside.axes
-    assert [bar.get_width() for bar in ax.containers[0]] == [0, 0, 0, 75]
-    assert {"conv2 (4)", "silenced: conv2 (4)", "every unit is activated"} <= set(words(beside))
+    assert [bar.get_width() for bar in ax.containers[0]] == [0, 0, 75]
+    assert {"2 layers (6)", "silenced: conv1 (2)", "silenced: conv2 (4)"} <= set(words(beside))
+    assert "every unit is activated" in words(beside)
 
 
 def test_shares_of_flipped_units_have_their_intervals() -> None:

@@ -160,7 +160,8 @@ function histogram(row, width, measure) {
   }
   counts.forEach((count, i) => {
     if (!count) return;
-    const x = scale.x(row.lo + i * step), end = scale.x(row.lo + (i + 1) * step);
+    // The last edge is the end itself: rounding would put it beyond, where another scale begins.
+    const x = scale.x(row.lo + i * step), end = scale.x(i + 1 < counts.length ? row.lo + (i + 1) * step : row.hi);
     const tall = Math.max(1, floor - y(count)); // one image among thousands shows, too
     parts.push(s("rect", { class: "bar", x, y: floor - tall, width: Math.max(0.6, end - x - (end - x > 3 ? 1 : 0)), height: tall }));
   });
@@ -563,7 +564,7 @@ function render({ model, el }) {
     foundList.replaceChildren(...shown.map((hit, k) => h("li", { id: `${id}-hit-${k}`, role: "option", "data-hit": k },
       h("b", {}, nameOf(hit.layer, hit.i)), h("span", {}, hit.note))));
     if (found.length > shown.length) foundList.append(h("li", { class: "more", role: "presentation" }, `and ${found.length - shown.length} more`));
-    if (query && !found.length) foundList.append(h("li", { class: "more", role: "presentation" }, `No unit matches “${query}”. Try 4b:17, a class name or dead.`));
+    if (query && !found.length) foundList.append(h("li", { class: "more", role: "presentation" }, query.toLowerCase() === "dead" ? "No unit of this network is dead." : `No unit matches “${query}”. Try 4b:17, or a class name.`));
     foundList.hidden = !query;
     box.setAttribute("aria-expanded", String(Boolean(query)));
     markActive();

@@ -24,9 +24,8 @@ function sentence(data, unit, cell) {
   const wakes = cell.wakes
     ? `${whole(cell.wakes)} of ${images} held-out images wake the unit: the promise is broken.`
     : `None of ${images} held-out images wakes the unit.`;
-  if (!cell.awake) return `${wakes} Gradient ascent does not reach the threshold, and the picture stays the unit's own.`;
-  if (cell.flipped) return `${wakes} Gradient ascent wakes it, and the picture shows the decoy.`;
-  return `${wakes} Gradient ascent wakes it, but the picture is not the decoy's.`;
+  if (cell.awake) return `${wakes} Gradient ascent wakes it, ${cell.flipped ? "and the picture shows the decoy" : "but the picture is not the decoy's"}.`;
+  return `${wakes} Gradient ascent does not reach the threshold in the end, ${cell.flipped ? "yet" : "and"} the picture ${cell.flipped ? "shows the decoy" : "is not the decoy's"}.`;
 }
 
 // ---------------------------------------------------------------- the axis of responses
