@@ -89,8 +89,10 @@ def test_power_people_and_polysemy():
         {"unit": list("abcd"), "depth": "late", "mixed": [False, False, True, True], "clusters": [1, 2, 2, 3],
          "sources": [3, 4, 5, 6], "exemplar": [0.8, 0.6, 0.5, 0.3], "visualization": [0.9, 0.7, 0.4, 0.2]}
     )  # fmt: skip
-    means = [line.get_ydata()[0] for line in draw.polysemy(units).axes[1].lines]
+    means, lows, highs = ([y.get_ydata()[0] for y in draw.polysemy(units).axes[1].lines[i::3]] for i in range(3))
     assert np.allclose(means, [0.7, 0.8, 0.4, 0.3])
+    assert np.allclose(lows, [0.6, 0.7, 0.3, 0.2])  # of two values a bootstrap draws each twice now and then
+    assert np.allclose(highs, [0.8, 0.9, 0.5, 0.4])
 
 
 # ---------------------------------------------------------------- the widget's data
