@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from featvis.cli import main
 from featvis.engine import Ray
 from tests.small import small_images, small_subject
 
-module = sys.modules["featvis.exemplars"]
+module = importlib.import_module("featvis.exemplars")
 ray = pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the engine is not tested (pip install 'featvis[ray]')")
 
 UNITS = ["conv1:0", "conv1:3", "conv2:1", "conv2:5", "fc:0", "fc:2"]

@@ -180,8 +180,9 @@ def test_reading_shows_means_over_units_after_averaging_seeds(structured: Struct
 
 def test_a_linear_unit_is_shown_on_both_domains(structured: Structured) -> None:
     figure = plots.linear_unit(structured, "fc:1")
-    scatters = [ax.lines[0].get_ydata().tolist() for ax in figure.axes if ax.lines]
-    assert scatters == [[0, 1, 2], [3, 4, 5]]
+    both = [ax.lines for ax in figure.axes if ax.lines]
+    assert [points.get_ydata().tolist() for _, points in both] == [[0, 1, 2], [3, 4, 5]]
+    assert all(right.get_slope() == 1 and right.get_xy1()[0] == right.get_xy1()[1] for right, _ in both)
     assert "activation of fc:1" in words(figure)
 
 

@@ -141,7 +141,7 @@ def test_search_finds_units_classes_and_the_dead(page, address):
     assert look_for("stopped") == ["inception4b:7\nstopped"]
     page.find(".found li").click()
     assert page.find(".status").text.startswith("Stopped:")
-    assert look_for("unicorn") == ["No unit matches “unicorn”. Try 4b:17, a class name or dead."]
+    assert look_for("unicorn") == ["No unit matches “unicorn”. Try 4b:17, or a class name."]
     page.press(Keys.ENTER)
     assert page.unit == "inception4b:7"
     page.press(Keys.ESCAPE)
