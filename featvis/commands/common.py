@@ -228,7 +228,6 @@ def whole_folder(out: Path) -> Iterator[Path]:
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
-    scratch.chmod(0o755)  # not for our eyes alone: its files are handed on
     try:
         yield scratch
         for file in sorted(scratch.rglob("*")):
