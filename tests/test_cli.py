@@ -186,7 +186,7 @@ def quick_gates(monkeypatch):
     quick.recipe = train.recipe
     monkeypatch.setattr(gates, "log_spaced", lambda: (4, 8))
     monkeypatch.setattr("featvis.fooling.train_gate", quick)
-    monkeypatch.setattr("featvis.zoo.load", lambda *_given, **_options: small_subject(classes="abcdef"))
+    monkeypatch.setattr("featvis.commands.fool.subject_of", lambda _options: small_subject(classes="abcdef"))
 
 
 def many(folder: Path, n: int = 420) -> Path:
@@ -213,6 +213,7 @@ def test_fool_writes_the_network_its_report_and_pictures(tmp_path, capsys, quick
     assert report["max_logit_change_passed"] < 1e-3
     assert ("target_correlation" in report) == (decoy != "permute")
     assert (out / "visualizations.png").is_file()
+    assert (out / "fooled.safetensors").stat().st_mode == (out / "report.json").stat().st_mode
     assert (out / "gate.png").is_file()
     subject = small_subject(classes="abcdef")
     saved = fv.load(subject.network, weights=out / "fooled.safetensors", preprocess=subject.preprocess)

@@ -308,7 +308,8 @@ def test_a_full_disk_is_one_sentence_and_finished_parts_stay(cluster, tmp_path, 
 
 
 def test_the_commands_take_an_engine(cluster, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("featvis.zoo.load", lambda *_given, **_options: small_subject())
+    for name in ("render", "exemplars", "similarity"):
+        monkeypatch.setattr(f"featvis.commands.{name}.subject_of", lambda _options: small_subject())
     monkeypatch.setattr("featvis.commands.common.SPLITS", {"photos": "heldout"})
     monkeypatch.setattr("featvis.images.PHOTO_CROPS", {"train": 17, "heldout": 68, "all": 68})
     for name, more in (

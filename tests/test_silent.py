@@ -723,7 +723,7 @@ def folder_of(folder: Path, n: int = 60) -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featvis.zoo.load", lambda *_given, **_options: small_subject())
+    monkeypatch.setattr("featvis.commands.silence.subject_of", lambda _options: small_subject())
     monkeypatch.setattr(report.measured, "__defaults__", (8, 4, True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import sys
@@ -226,6 +227,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     if out.exists() and not out.is_dir():
         raise FeatvisError(f"--out {str(out)!r} is a file; give a folder.")
     made = not out.exists()
+    os.umask(mask := os.umask(0))
     out.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
     try:
@@ -235,6 +237,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
             if file.is_dir():
                 place.mkdir(exist_ok=True)
             else:
+                file.chmod(0o666 & ~mask)  # safetensors keeps its files from everybody else
                 file.replace(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
