@@ -31,13 +31,17 @@ def failed(capsys, *arguments: str) -> str:
     return error.strip().splitlines()[-1]
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    made = tmp_path / "natural"
+def four_pngs(made: Path) -> Path:
     made.mkdir()
     rng = np.random.default_rng(0)
     for i in range(4):
         Image.fromarray(rng.integers(0, 255, (120, 130, 3), dtype=np.uint8)).save(made / f"{i}.png")
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    made = four_pngs(tmp_path / "natural")
     (made / "broken.png").write_text("text")
     return made
 

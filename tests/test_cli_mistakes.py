@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import featvis as fv
 from featvis.cli import main
 from featvis.networks import photonet
-from tests.test_cli import failed
+from tests.test_cli import failed, four_pngs
 
 OWN = """
 import torch
@@ -44,11 +44,7 @@ def own(tmp_path, monkeypatch) -> str:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    made = tmp_path / "natural"
-    made.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        Image.fromarray(rng.integers(0, 255, (120, 130, 3), dtype=np.uint8)).save(made / f"{i}.png")
+    made = four_pngs(tmp_path / "natural")
     whole = (made / "3.png").read_bytes()
     (made / "cut.png").write_bytes(whole[: len(whole) // 2])  # its header is fine
     return made
@@ -150,7 +146,7 @@ def test_a_mistake_is_said_before_the_long_work(arguments, words, tmp_path, monk
 
 def test_a_taken_port_gives_nobody_a_link(tmp_path, monkeypatch, capsys):
     server = importlib.import_module("featvis.matching.experiment.server")
-    monkeypatch.setattr(server, "app", lambda folder: pytest.fail("never asked") if folder is None else None)
+    monkeypatch.setattr(server, "app", lambda _folder: None)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(fv.FeatvisError, match="nobody can listen"):
         server.serve(tmp_path, 3, "127.0.0.1", taken.getsockname()[1])
     assert capsys.readouterr().out == ""
