@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 
 from featvis.commands import COMMANDS
@@ -18,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with 0, or with another status and one sentence on standard error."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        with _ended_politely():
+            options.run(options)
     except FeatvisError as error:
         _leave(2, str(error))
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -32,6 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get(TRACEBACK):
             raise
         _leave(1, f"unexpected {type(error).__name__}: {reason(error)} (set {TRACEBACK}=1 to see where)")
+
+
+@contextmanager
+def _ended_politely() -> Iterator[None]:
+    """Within, SIGTERM is an interrupt: it leaves no more behind than Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # no other one may say so
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(status: int, sentence: str) -> None:

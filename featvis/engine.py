@@ -1,4 +1,4 @@
-"""Engines: where the independent parts of a long job are computed: one after the other here, or as Ray tasks.
+"""Engines: where the independent parts of a long job are computed: in this process, or as Ray tasks.
 
 A job is a function `work(*shared, part)` and a list of parts that know nothing of each other. What it returns for a
 part is a dict of tensors, numbers and text, so a finished part can be kept on disk and read without executing code.
@@ -34,6 +34,17 @@ _PATIENCE = 5.0  # seconds for a head to answer; Ray itself would wait for minut
 
 
 @dataclass(frozen=True)
+class Local:
+    """Run the parts of a job in this process.
+
+    folder  where every finished part is kept at once: the same job finds it there and goes on. It is never emptied;
+            delete it when the result is safe. None: parts are kept in memory only
+    """
+
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
 class Ray:
     """Run the parts of a job as Ray tasks, on this machine or on all machines of a cluster.
 
@@ -62,16 +73,29 @@ class Ray:
                 raise FeatvisError(f"{name}={value} was given for the engine; at least {least} is needed.")
 
 
-Engine = str | Ray
+Engine = str | Local | Ray
 
 
-def chosen(engine: Engine) -> Ray | None:
-    """The Ray engine that "ray" or a `Ray` means, None for "local". Raises FeatvisError for anything else."""
-    if isinstance(engine, Ray):
+def chosen(engine: Engine) -> Local | Ray:
+    """The engine that a name means. Raises FeatvisError for what is none."""
+    if isinstance(engine, Local | Ray):
         return engine
     if engine not in ENGINES:
-        raise FeatvisError(f"there is no engine {engine!r}; there are 'local', 'ray' and featvis.engine.Ray(...).")
-    return Ray() if engine == "ray" else None
+        raise FeatvisError(
+            f"there is no engine {engine!r}; there are 'local', 'ray', featvis.engine.Local(...) and Ray(...)."
+        )
+    return Ray() if engine == "ray" else Local()
+
+
+def kept(engine: Local | Ray, key: str | None) -> Found | None:
+    """What the engine's folder holds of the part with this key, if it is there and whole."""
+    return None if engine.folder is None or key is None else checkpoint.read(place(engine.folder, key), key)
+
+
+def keep(engine: Local | Ray, key: str | None, found: Found) -> None:
+    """Put a finished part into the engine's folder, if it has one."""
+    if engine.folder is not None and key is not None:
+        checkpoint.write(place(engine.folder, key), key, found)
 
 
 def outcomes(
@@ -85,17 +109,14 @@ def outcomes(
     """
     missing = []
     for number, key in enumerate(keys):
-        found = None if engine.folder is None or key is None else checkpoint.read(_place(engine.folder, key), key)
-        if found is None:
+        if (found := kept(engine, key)) is None:
             missing.append(number)
         else:
             yield number, found
     if missing:
         with ready(engine) as ray:
             for number, found in _tasks(ray, engine, work, shared, parts, missing):
-                key = keys[number]
-                if engine.folder is not None and key is not None:
-                    checkpoint.write(_place(engine.folder, key), key, found)
+                keep(engine, keys[number], found)
                 yield number, found
 
 
@@ -226,5 +247,6 @@ def _check_head(address: str) -> None:
         ) from error
 
 
-def _place(folder: Path, key: str) -> Path:
+def place(folder: Path, key: str) -> Path:
+    """The file in an engine's folder that belongs to a key."""
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featvis.engine import LOCAL, Engine, key_of, outcomes
+from featvis.engine import LOCAL, Engine, Ray, key_of, outcomes, place
 from featvis.engine import chosen as engine_of
 from featvis.errors import FeatvisError, listed
 from featvis.images import NaturalImages
@@ -124,9 +124,11 @@ def exemplars(
 
     `units` may name whole layers ("inception4b") and single units ("fc:coins"). Ties go to the earlier image. With
     `distinct`, crops that largely overlap a better one are left out. With a `checkpoint` file an interrupted pass goes
-    on where it was. With the `engine` "ray" or `featvis.engine.Ray(...)` shards of the images are Ray tasks, which keep
-    their own checkpoints; the result is the same. Raises FeatvisError if there is no image, for images of another size
-    than the subject's, and if k is not between 1 and the number of images.
+    on where it was; `featvis.engine.Local(folder)` puts that file into a folder of its own. With the `engine` "ray" or
+    `featvis.engine.Ray(...)` shards of the images are Ray tasks, which keep theirs; the result is the same.
+
+    Raises FeatvisError if there is no image, for images of another size than the subject's, and if k is not between 1
+    and the number of images.
     """
     wanted = [name for entry in units for name in (subject.units(entry) if entry in subject.layers else [entry])]
     chosen = [subject.unit(name) for name in wanted]
@@ -135,8 +137,12 @@ def exemplars(
     subject.check_size(natural)
     scan = Scan(tuple(chosen), k * (SPARE if distinct else 1), batch)
     key = f"{subject.fingerprint} {natural.fingerprint} {k} {distinct} {wanted}"
-    cluster = engine_of(engine)
-    state = None if cluster else Pass.resume(checkpoint, key)
+    where = engine_of(engine)
+    if isinstance(where, Ray):
+        checkpoint = None  # it keeps its shards
+    elif where.folder is not None and checkpoint is None:
+        checkpoint = place(where.folder, key)
+    state = Pass.resume(checkpoint, key)
     state = state or Pass(len(chosen), scan.most, len(natural))
     with tqdm(
         total=len(natural),
@@ -146,7 +152,7 @@ def exemplars(
         disable=not progress,
         leave=False,
     ) as bar:
-        if cluster is None:
+        if not isinstance(where, Ray):
             for number, count in enumerate(scan.look(subject, natural, state, len(natural)), start=1):
                 bar.update(count)
                 if checkpoint is not None and number % SAVE_EVERY == 0:
@@ -157,7 +163,7 @@ def exemplars(
             shards = [(first, min(first + step, len(natural))) for first in range(0, len(natural), step)]
             keys = [key_of("exemplars", subject, natural, scan, part) for part in shards]
             found: dict[int, dict[str, Any]] = {}
-            for number, some in outcomes(cluster, shard, (subject, natural, scan), shards, keys):
+            for number, some in outcomes(where, shard, (subject, natural, scan), shards, keys):
                 found[number] = some
                 bar.update(shards[number][1] - shards[number][0])
             for number in range(len(shards)):  # in the order of the images, because ties go to the earlier one

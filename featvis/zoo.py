@@ -225,10 +225,15 @@ def read_weights(file: str | Path, or_else: str = "") -> dict[str, Tensor]:
         raise FeatvisError(f"{str(file)!r} is not a whole safetensors file ({reason(error)}).") from error
     except pickle.UnpicklingError as error:
         raise FeatvisError(
-            f"{str(file)!r} holds more than weights (a pickle with code in it is never executed); "
-            "save network.state_dict() with safetensors or torch.save."
+            f"{str(file)!r} is no file of weights, or holds more than weights (a pickle with code in it is never "
+            "executed); save network.state_dict() with safetensors or torch.save."
         ) from error
     except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
+        if "TorchScript" in str(error):
+            raise FeatvisError(
+                f"{str(file)!r} is a TorchScript archive, which holds code that is never executed; save the "
+                "state_dict() of its network with safetensors or torch.save."
+            ) from error
         raise FeatvisError(f"{str(file)!r} is not a whole weights file ({reason(error)}).") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

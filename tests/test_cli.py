@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ import featvis as fv
 from featvis import sheets
 from featvis.cli import main
 from featvis.fooling import gate as gates
+from featvis.visualize import batches
 from tests.small import small_subject
 
 
@@ -109,15 +113,18 @@ def test_exemplars_writes_pictures_and_a_report(tmp_path, folder):
         (["render", "photonet", "fc:17"], "fc has units 0 to 16"),
         (["render", "photonet", "fc"], "a unit is written LAYER:INDEX"),
         (["render", "fotonet", "fc:1"], "there is no subject 'fotonet'"),
-        (["render", "photonet", "fc:1", "--steps", "0"], "steps=0 was given; at least 1"),
-        (["render", "photonet", "fc:1", "--seeds", "0"], "no seed"),
-        (["render", "photonet", "fc:1", "--size", "3"], "size=3 was given"),
+        (["render", "photonet", "fc:1", "--steps", "0"], "--steps: 0 was given; valid are 1 and more"),
+        (["render", "photonet", "fc:1", "--seeds", "0"], "--seeds: 0 was given"),
+        (["render", "photonet", "fc:1", "--size", "3"], "--size: 3 was given; valid are 16 and more"),
         (["render", "photonet", "fc:1", "--parameterization", "oil"], "there is no parameterization 'oil'"),
         (["render", "photonet", "fc:1", "--precision", "fp8"], "valid are fp32, bf16"),
         (["render", "photonet", "fc:1", "--weights", "none.pth"], "there is no weights file 'none.pth'"),
         (["exemplars", "photonet", "fc:1", "--images", "nowhere"], "'nowhere' is no folder of images"),
-        (["exemplars", "photonet", "fc:1", "--k", "0"], "k=0 exemplars"),
-        (["exemplars", "photonet", "fc:1", "--image-workers", "-1"], "workers=-1 was given"),
+        (["exemplars", "photonet", "fc:1", "--k", "0"], "--k: 0 was given"),
+        (
+            ["exemplars", "photonet", "fc:1", "--image-workers", "-1"],
+            "--image-workers: -1 was given",
+        ),
         (["exemplars", "mobilenet_v3_small", "classifier.3:1", "--weights", "random"], "give --images FOLDER"),
     ],
 )
@@ -125,7 +132,7 @@ def test_a_mistake_is_one_sentence(arguments, words, tmp_path, capsys, monkeypat
     monkeypatch.setattr("featvis.images.PHOTO_CROPS", {"train": 17, "heldout": 17, "all": 17})
     line = failed(capsys, *arguments, "--quiet", "--out", str(tmp_path / "out"))
     assert words in line
-    assert line.startswith("featvis: ")
+    assert line.startswith(("featvis: ", f"featvis {arguments[0]}: error: "))
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
@@ -148,16 +155,45 @@ def test_out_must_be_a_folder(tmp_path, capsys):
     assert "is a file; give a folder" in line
 
 
-def test_an_interrupt_leaves_nothing_half_written(tmp_path, capsys, monkeypatch):
+def test_an_interrupt_leaves_nothing_half_written_and_loses_nothing_finished(tmp_path, capsys, monkeypatch):
     def interrupted(*_given, **_options):
         raise KeyboardInterrupt
 
+    climbed: list[int] = []
+    climb = batches.climb_all
+
+    def counted(subject, how, parts, *rest):
+        climbed.append(len(parts))
+        return climb(subject, how, parts, *rest)
+
     monkeypatch.setattr("featvis.images.PHOTO_CROPS", {"train": 17, "heldout": 17, "all": 17})
-    monkeypatch.setattr(importlib.import_module("featvis.exemplars"), "exemplars", interrupted)
-    with pytest.raises(SystemExit) as stop:
-        main(["render", "photonet", "fc:1", "--steps", "1", "--quiet", "--out", str(tmp_path)])
+    monkeypatch.setattr(importlib.import_module("featvis.visualize.render"), "climb_all", counted)
+    arguments = ["render", "photonet", "fc:1", "conv1:2", "--steps", "1", "--quiet", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.import_module("featvis.exemplars"), "exemplars", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
     assert stop.value.code == 130
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == [".work"]
+    assert "the same command goes on from there" in capsys.readouterr().err
+    main(arguments)
+    assert climbed == [2, 0]
+    assert not (tmp_path / ".work").exists()
+    assert json.loads((tmp_path / "report.json").read_text())["units"][0]["status"] == "ok"
+
+
+def test_a_polite_end_is_an_interrupt(tmp_path):
+    """kill, as a shell or a cluster says it: no unfinished folder stays behind."""
+    command = [sys.executable, "-m", "featvis", "exemplars", "photonet", "fc:1", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    out = tmp_path / "out"
+    while process.poll() is None and not (out.exists() and list(out.iterdir())):
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert not out.exists() or [file.name for file in out.iterdir()] == [".work"]
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path, folder, capsys, monkeypatch):

@@ -209,3 +209,12 @@ def test_the_version_is_told(capsys):
         main(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out.startswith("featvis ")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_torchscript_archive_is_named_as_such(tmp_path, capsys):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "scripted.pt"))
+    line = failed(capsys, "subjects", "photonet", "--weights", str(tmp_path / "scripted.pt"))
+    assert "is a TorchScript archive" in line
+    assert "state_dict()" in line
+    assert "arbitrary code" not in line

@@ -21,7 +21,7 @@ import featvis as fv
 from featvis import engine as engines
 from featvis import similarity
 from featvis.cli import main
-from featvis.engine import Ray
+from featvis.engine import Local, Ray
 from tests.small import small_images, small_subject
 
 module = importlib.import_module("featvis.exemplars")
@@ -116,7 +116,7 @@ def test_ties_broken_files_and_the_sample_are_the_same(cluster, tmp_path, monkey
     found = []
     for engine in ("local", "ray"):
         natural = fv.natural_images(tmp_path, size=32)
-        found.append(fv.exemplars(subject, natural, ["fc", "conv1"], k=5, batch=4, progress=False, engine=engine))
+        found.append(fv.exemplars(subject, natural, ["fc", "conv1"], k=5, batch=2, progress=False, engine=engine))
         assert [line[:6] for line in natural.skipped] == ["02.png", "17.png", "29.png"]
     assert same_fields(*found)
     assert found[0].images == 27
@@ -326,7 +326,7 @@ def test_the_commands_take_an_engine(cluster, tmp_path, capsys, monkeypatch):
         assert reports[0] == reports[1]
     for arguments, words in (
         (["--engine", "ray", "--ray-address", "127.0.0.1:9"], "there is no Ray head at '127.0.0.1:9'"),
-        (["--engine", "ray", "--workers", "0"], "workers=0"),
+        (["--engine", "ray", "--workers", "0"], "--workers: 0 was given"),
         (["--engine", "spark"], "there is no engine 'spark'"),
         (["--workers", "2"], "--workers belongs to --engine ray"),
     ):
@@ -337,3 +337,49 @@ def test_the_commands_take_an_engine(cluster, tmp_path, capsys, monkeypatch):
         assert stop.value.code == 2
         assert words in capsys.readouterr().err
         assert not (tmp_path / "o").exists() or not list((tmp_path / "o").iterdir())
+
+
+def test_an_interrupted_job_goes_on_behind_its_last_batch_without_ray(tmp_path, monkeypatch):
+    subject, seen = small_subject(), []
+    module = importlib.import_module("featvis.visualize.batches")
+    ascend = module.ascend
+
+    def interrupted(*given, **options):
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return ascend(*given, **options)
+
+    whole = fv.render(subject, UNITS, **OPTIONS)
+    monkeypatch.setattr(module, "abreast", lambda _parts: 1)  # one batch after the other
+    monkeypatch.setattr(module, "ascend", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fv.render(subject, UNITS, **OPTIONS, engine=Local(tmp_path))
+    finished = parts(tmp_path)
+    assert len(finished) == 2
+    again = fv.render(subject, UNITS, **OPTIONS, engine=Local(tmp_path))
+    assert len(seen) == 3 + len(UNITS) - 2
+    assert np.allclose(whole.activation, again.activation, rtol=1e-4)
+    assert finished.items() <= parts(tmp_path).items()
+
+
+def test_an_interrupted_search_for_exemplars_goes_on_without_ray(tmp_path, monkeypatch):
+    subject, natural = small_subject(), small_images(n=68)
+    whole = fv.exemplars(subject, natural, ["fc"], 3, batch=2, progress=False)
+    batches, seen = natural.batches, []
+
+    def interrupted(*given):
+        for images, labels, ids in batches(*given):
+            seen.append(ids)
+            if len(seen) == 25:
+                raise KeyboardInterrupt
+            yield images, labels, ids
+
+    monkeypatch.setattr(natural, "batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fv.exemplars(subject, natural, ["fc"], 3, batch=2, engine=Local(tmp_path), progress=False)
+    assert len(parts(tmp_path)) == 1
+    again = fv.exemplars(subject, natural, ["fc"], 3, batch=2, engine=Local(tmp_path), progress=False)
+    assert same_fields(whole, again)
+    assert len(seen) == 25 + 34 - 20  # it did not start again
+    assert parts(tmp_path) == {}

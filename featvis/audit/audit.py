@@ -15,8 +15,8 @@ from featvis.audit.checks import scored
 from featvis.audit.evidence import PARTS, gather
 from featvis.audit.result import About, Audit
 from featvis.audit.sample import sampled
-from featvis.engine import LOCAL, Engine, ready
-from featvis.engine import chosen as ray_of
+from featvis.engine import LOCAL, Engine, Ray, ready
+from featvis.engine import chosen as engine_of
 from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
@@ -67,9 +67,9 @@ def audit(
             bar.update(PARTS.index(part) - bar.n)
             bar.set_postfix_str(part)
 
-        cluster = ray_of(engine)
-        with nullcontext() if cluster is None else ready(cluster):  # Ray starts once, not for every part
-            options: dict[str, Any] = {"folder": folder, "engine": cluster or LOCAL, "tick": tick}
+        where = engine_of(engine)
+        with ready(where) if isinstance(where, Ray) else nullcontext():  # Ray starts once, not for every part
+            options: dict[str, Any] = {"folder": folder, "engine": where, "tick": tick}
             evidence = gather(subject, natural, chosen, steps=steps, seed=seed, **options)
     scores = scored(evidence)
     shown = evidence.pictures["fourier"]

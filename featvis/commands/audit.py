@@ -68,7 +68,7 @@ def _audit(options: argparse.Namespace) -> None:
         raise FeatvisError(f"{broken} of {every} files in {source} cannot be used; up to {UNREADABLE:.0%} may not.")
     count = COUNT if options.units is None else options.units
     unfinished = options.out / ".parts"
-    with engine_of(options) as engine, whole_folder(options.out) as out:
+    with whole_folder(options.out) as out, engine_of(options) as engine:
         found = audit(
             subject,
             natural,

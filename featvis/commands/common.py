@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,19 +124,25 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 def add_engine(sub: argparse.ArgumentParser) -> None:
     """Where the work is done."""
     sub.add_argument("--engine", default="local", help="local or ray, many processes or machines (default local)")
-    sub.add_argument("--workers", type=int, metavar="N", help="tasks at a time (default: as many as there is room for)")
+    sub.add_argument(
+        "--workers", type=whole_number(1), metavar="N", help="tasks at a time (default: all there is room for)"
+    )
     sub.add_argument(
         "--ray-address", metavar="ADDRESS", help="a Ray head, HOST:PORT or auto (default: Ray starts here)"
     )
     sub.add_argument(
-        "--image-workers", type=int, default=0, metavar="N", help="processes that read a folder's images ahead"
+        "--image-workers",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="processes that read images ahead",
     )
 
 
 @contextmanager
 def engine_of(options: argparse.Namespace) -> Iterator[Engine]:
-    """The engine that was asked for. What Ray finishes is kept beside the results until they are whole."""
-    from featvis.engine import Ray, chosen, ready
+    """The engine that was asked for. What is finished is kept beside the results until they are whole."""
+    from featvis.engine import Local, Ray, chosen, ready
 
     given = {"--workers": options.workers, "--ray-address": options.ray_address}
     named = [name for name, value in given.items() if value is not None]
@@ -144,12 +150,17 @@ def engine_of(options: argparse.Namespace) -> Iterator[Engine]:
         if named:
             raise FeatvisError(f"{listed(named)} belongs to --engine ray, but --engine is {options.engine}.")
         chosen(options.engine)
-        yield options.engine
-        return
     work = options.out / ".work"
-    engine = Ray(options.workers, options.ray_address, work)
-    with ready(engine):
-        yield engine
+    try:
+        if options.engine == "ray":
+            engine = Ray(options.workers, options.ray_address, work)
+            with ready(engine):
+                yield engine
+        else:
+            yield Local(work)
+    finally:
+        with suppress(OSError):  # nothing was finished
+            work.rmdir()
     shutil.rmtree(work, ignore_errors=True)
 
 

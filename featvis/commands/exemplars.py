@@ -15,6 +15,7 @@ from featvis.commands.common import (
     number,
     subject_of,
     whole_folder,
+    whole_number,
     write_report,
 )
 from featvis.errors import FeatvisError
@@ -29,7 +30,7 @@ def add(commands: Any) -> None:
     """Enter the command."""
     sub = command(commands, "exemplars", _exemplars, "Find the natural images that excite units most.", EXAMPLES)
     add_units(sub)
-    sub.add_argument("--k", type=int, default=9, help="exemplars of each unit (default 9)")
+    sub.add_argument("--k", type=whole_number(1), default=9, help="exemplars of each unit (default 9)")
     add_engine(sub)
 
 
@@ -42,7 +43,7 @@ def _exemplars(options: argparse.Namespace) -> None:
     natural = natural_of(options, subject)
     if natural is None:
         raise FeatvisError(f"exemplars of {subject.name} need natural images: give --images FOLDER.")
-    with engine_of(options) as engine, whole_folder(options.out) as out:
+    with whole_folder(options.out) as out, engine_of(options) as engine:
         best = exemplars(subject, natural, units, k=options.k, engine=engine, progress=not options.quiet)
         rows = []
         for i, unit in enumerate(units):

@@ -15,6 +15,7 @@ from featvis.commands.common import (
     number,
     subject_of,
     whole_folder,
+    whole_number,
     write_report,
 )
 
@@ -34,15 +35,15 @@ def add(commands: Any) -> None:
     """Enter the command."""
     sub = command(commands, "render", _render, TEXT, EXAMPLES)
     add_units(sub)
-    sub.add_argument("--steps", type=int, default=256, help="steps of gradient ascent (default 256)")
-    sub.add_argument("--size", type=int, help="side of the pictures in pixels (default: the subject's)")
-    sub.add_argument("--seeds", type=int, default=1, help="pictures of each unit (default 1)")
+    sub.add_argument("--steps", type=whole_number(1), default=256, help="steps of gradient ascent (default 256)")
+    sub.add_argument("--size", type=whole_number(16), help="side of the pictures in pixels (default: the subject's)")
+    sub.add_argument("--seeds", type=whole_number(1), default=1, help="pictures of each unit (default 1)")
     sub.add_argument("--parameterization", default="fourier", help="fourier, pixels or maco (default fourier)")
     sub.add_argument("--minimize", action="store_true", help="look for what the unit responds to least")
     sub.add_argument("--precision", default="fp32", help="fp32 or bf16 (default fp32)")
     sub.add_argument(
         "--redirect",
-        type=int,
+        type=whole_number(0),
         default=0,
         metavar="STEPS",
         help="first steps in which a shut ReLU lets gradients through, 16 in Lucid (default: for dead images only)",
@@ -58,7 +59,7 @@ def _render(options: argparse.Namespace) -> None:
     subject = subject_of(options)
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in options.units))
     natural = natural_of(options, subject)
-    with engine_of(options) as engine, whole_folder(options.out) as out:
+    with whole_folder(options.out) as out, engine_of(options) as engine:
         show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
         pictures = render(
             subject,

@@ -15,6 +15,7 @@ from featvis.commands.common import (
     source_of,
     subject_of,
     whole_folder,
+    whole_number,
     write_json,
 )
 
@@ -38,9 +39,11 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("--metric", default="spearman", help="spearman, pearson or cosine (default spearman)")
     sub.add_argument("--layers", nargs="+", metavar="LAYER", help="where to compare (default: the subject's blocks)")
-    sub.add_argument("--per-class", type=int, default=40, help="natural images of each class or unit (default 40)")
-    sub.add_argument("--seeds", type=int, default=10, help="visualizations of each unit (default 10)")
-    sub.add_argument("--steps", type=int, default=128, help="steps of gradient ascent (default 128)")
+    sub.add_argument(
+        "--per-class", type=whole_number(1), default=40, help="natural images of a class or unit (default 40)"
+    )
+    sub.add_argument("--seeds", type=whole_number(1), default=10, help="visualizations of each unit (default 10)")
+    sub.add_argument("--steps", type=whole_number(1), default=128, help="steps of gradient ascent (default 128)")
     add_sources(sub)
     add_engine(sub)
 
@@ -64,7 +67,7 @@ def _similarity(options: argparse.Namespace) -> None:
     natural = natural_images(source, split=split, size=subject.preprocess.size[0], workers=options.image_workers)
     say_skipped(natural.skipped)
     check_enough(len(units), options.per_class, natural)
-    with engine_of(options) as engine, whole_folder(options.out) as out:
+    with whole_folder(options.out) as out, engine_of(options) as engine:
         show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
         pictures = render(subject, units, steps=options.steps, seeds=options.seeds, **show)
         found = path_similarity(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -160,8 +160,13 @@ def climb(
 
 
 def climbed(subject: Subject, how: How, batch: Batch) -> dict[str, Any]:
-    """`climb` as a part of a job: {"done": [(places, the fields of its Ascent)]}."""
-    return {"done": [(list(done.places), vars(outcome)) for done, outcome in climb(subject, how, batch)]}
+    """`climb` as a part of a job."""
+    return as_found(climb(subject, how, batch))
+
+
+def as_found(done: Iterable[tuple[Batch, Ascent]]) -> dict[str, Any]:
+    """Finished batches as a part of a job: {"done": [(places, the fields of its Ascent)]}."""
+    return {"done": [(list(batch.places), vars(outcome)) for batch, outcome in done]}
 
 
 def out_of_memory(error: RuntimeError) -> bool:

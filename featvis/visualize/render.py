@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from featvis.engine import LOCAL, Engine, chosen, key_of, outcomes
+from featvis.engine import LOCAL, Engine, Ray, chosen, keep, kept, key_of, outcomes
 from featvis.errors import FeatvisError, listed
 from featvis.images import natural_images, usual
 from featvis.shelf import shelved
 from featvis.subjects import Subject, Unit
 from featvis.visualize import objectives, parameterizations, transforms
 from featvis.visualize.ascent import Ascent, OnStep
-from featvis.visualize.batches import PRECISIONS, Batch, How, climb_all, climbed
+from featvis.visualize.batches import PRECISIONS, Batch, How, as_found, climb_all, climbed
 from featvis.visualize.objectives import Objective
 from featvis.visualize.parameterizations import Parameterization
 from featvis.visualize.result import Visualizations
@@ -68,7 +69,8 @@ def render(
     redirect          steps in which a ReLU that would let no gradient at all of an image through lets some through
                       (16 in Lucid, which has this rule against dead units); by default only images that get no
                       gradient at all are helped so
-    engine            "local", "ray" or `featvis.engine.Ray(...)`: batches are Ray tasks, with the same result
+    engine            "local", "ray" or `featvis.engine.Ray(...)`: batches are Ray tasks, with the same result; with a
+                      folder, as in `featvis.engine.Local(folder)`, an interrupted job goes on behind its last batch
     """
     wanted = [units] if isinstance(units, (str, Objective)) else list(units)
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -91,23 +93,37 @@ def render(
     ordered = _order(wanted, subject, side, len(seeds))
     parts = _batches(ordered, names, seeds, batch or batch_size(side, subject.device), starts)
     collected = _Collected(len(wanted), len(seeds), steps, side, snapshots)
-    cluster = chosen(engine)
-    if cluster is not None and on_step is not None:
+    where = chosen(engine)
+    if isinstance(where, Ray) and on_step is not None:
         raise FeatvisError("on_step is called in this process; it needs engine='local'.")
     total = steps * len(parts)
     with tqdm(total=total, desc=f"render {subject.name}", unit="step", disable=not progress, leave=False) as bar:
-        if cluster is None:
-            for done, outcome in climb_all(subject, how, parts, bar.update, on_step):
+        if isinstance(where, Ray):
+            keys = [_key(subject, how, part) for part in parts]
+            for _, found in outcomes(where, climbed, (subject, how), parts, keys):
+                collected.take(found)
+                bar.update(steps)
+        else:
+            missing = []
+            for part in parts:
+                key = None if where.folder is None else _key(subject, how, part)  # it takes a while to write it
+                if (before := kept(where, key)) is None:
+                    missing.append(part)
+                else:
+                    collected.take(before)
+                    bar.update(steps)
+            for done, outcome in climb_all(subject, how, missing, bar.update, on_step):
                 collected.add(done.places, outcome)
                 if collected.steps < steps:
                     break
-        else:
-            keys = [None if isinstance(p.what, Objective) else key_of("render", subject, how, p) for p in parts]
-            for _, found in outcomes(cluster, climbed, (subject, how), parts, keys):
-                for places, fields in found["done"]:
-                    collected.add(places, Ascent(**fields))
-                bar.update(steps)
+                if where.folder is not None:
+                    keep(where, _key(subject, how, done), as_found([(done, outcome)]))
     return collected.result(subject.name, names, seeds, minimize)
+
+
+def _key(subject: Subject, how: How, part: Batch) -> str | None:
+    """All that decides about a batch of units; an objective's has no lasting name."""
+    return None if isinstance(part.what, Objective) else key_of("render", subject, how, part)
 
 
 def _batches(
@@ -169,6 +185,11 @@ class _Collected:
         self.curve[rows, columns, : len(outcome.curve)] = outcome.curve.T.numpy()
         self.status[rows, columns] = outcome.status
         self.steps = min(self.steps, len(outcome.curve))
+
+    def take(self, found: dict[str, Any]) -> None:
+        """Add what `as_found` wrote of finished batches."""
+        for places, fields in found["done"]:
+            self.add(places, Ascent(**fields))
 
     def result(self, subject: str, names: list[str], seeds: tuple[int, ...], minimize: bool) -> Visualizations:
         return Visualizations(
