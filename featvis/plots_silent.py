@@ -72,7 +72,8 @@ def geometry(strength: float) -> Figure:
             ends = np.array([at * new - 1.35 * across, at * new + 1.3 * across])
             ax.plot(*ends.T, color=INK, lw=1.2, ls=style)
             look: dict[str, Any] = {"rotation": slope, "rotation_mode": "anchor", "fontsize": 8, "va": above}
-            ax.text(float(ends[1, 0]), float(ends[1, 1]), f" {name}", **look)
+            clear = ends[1] + (-0.04 if above == "top" else 0.04) * new
+            ax.text(float(clear[0]), float(clear[1]), f" {name}", **look)
         arrows: tuple[tuple[Any, str, str, tuple[float, float], str], ...] = (
             ((1, 0), "w, the original filter", INK, (-0.1, -0.1), "left"),
             ((0, 1), "d, orthogonal to w,\nas long", VISUALIZATION, (-0.06, 0.05), "right"),
@@ -84,9 +85,9 @@ def geometry(strength: float) -> Figure:
             place = (end[0] + shift[0], end[1] + shift[1])
             ax.text(*place, text, color=colour, ha=side, va="center", fontsize=9, fontweight="bold")
         own, decoy = (1.62, 0.17), tuple(1.25 * new + np.array([0.5, 0.02]))
-        for place, text in ((own, "unit's own\nvisualization"), (decoy, "the decoy")):
+        for place, text, up in ((own, "unit's own\nvisualization", 0.0), (decoy, "the decoy", 0.06)):
             ax.plot(*place, "o", ms=8, color=VISUALIZATION)
-            ax.text(place[0] + 0.06, place[1], text, va="center", fontsize=9)
+            ax.text(place[0] + 0.06, place[1] + up, text, va="center", fontsize=9)
         ax.annotate("", decoy, own, arrowprops={"arrowstyle": "->", "ls": ":", "lw": 1.5, "color": VISUALIZATION,
                     "connectionstyle": "arc3,rad=0.25", "shrinkA": 8, "shrinkB": 8})  # fmt: skip
         ax.text(-0.4, -0.12, "patches of\nnatural images", color=NATURAL, ha="center", va="center", fontsize=9)

@@ -72,7 +72,7 @@ def _check_row(audit: Audit, i: int) -> str:
     if not alarm and not odd:
         mark, tone = ("like honest networks", "good") if asked else ("not asked", "none")
     score = f"{row['score']:+.1f}".replace("-", "−")
-    numbers = f'{score}</td><td class="n">{_short(row["p_holm"])}' if asked else '</td><td class="n">'
+    numbers = f'{score}</td><td class="n">{chance(row["p_holm"])}' if asked else '</td><td class="n">'
     return (
         f'<tr><th scope="row">{escape(check.name)}<small>{escape(check.question)}</small></th>'
         f'<td><span class="mark {tone}">{mark}</span></td><td class="n">{numbers}</td>'
@@ -85,14 +85,14 @@ def _unit(audit: Audit, i: int) -> str:
     p = row["p"]
     tone = "none" if np.isnan(p) else "bad" if p <= LEVEL else "good"
     chips = "".join(
-        f'<span class="chip{" bad" if value <= LEVEL else ""}">{escape(name)} {_short(value)}</span>'
+        f'<span class="chip{" bad" if value <= LEVEL else ""}">{escape(name)} {chance(value)}</span>'
         for name, value in ((c.name, row[f"p {c.name}"]) for c in CHECKS)
     )
     shown = "".join(
         _figure(audit.pictures[way][i, 0], caption) for way, caption in CAPTIONS.items() if way in audit.pictures
     )
     best = "".join(_figure(image, "") for image in audit.pictures["exemplars"][i])
-    words = "never responded: nothing to judge" if np.isnan(p) else f"p {_short(p)}, all checks together"
+    words = "never responded: nothing to judge" if np.isnan(p) else f"p {chance(p)}, all checks together"
     return (
         f'<article class="unit {tone}"><h3>{escape(str(row["label"]))}<small>{words}</small></h3>'
         f'<div class="row"><div class="group"><p>visualizations</p><div class="strip">{shown}</div></div>'
@@ -111,7 +111,8 @@ def _figure(image: Tensor, caption: str) -> str:
     return f'<figure><img alt="{escape(caption or "exemplar")}" src="data:image/webp;base64,{data}">{words}</figure>'
 
 
-def _short(p: float) -> str:
+def chance(p: float) -> str:
+    """A p value in three digits, as a table shows it."""
     if np.isnan(p):
         return "–"
     return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"

@@ -232,9 +232,13 @@ function gap(row, mode) {
   return isNumber(beyond) ? beyond : -Infinity;
 }
 
-function comparison(row) {
-  const best = bestNatural(row, "max"), value = reached(row, "max");
+function comparison(row, mode) {
+  const best = bestNatural(row, mode), value = reached(row, mode);
   if (!isNumber(best) || !isNumber(value)) return "";
+  if (mode === "min") {
+    const than = `the weakest natural image (${format(best)})`;
+    return `The visualization falls to ${format(value)}, ${value < best ? "below" : "no lower than"} ${than}.`;
+  }
   const against = `the strongest natural image (${format(best)})`;
   if (value <= best) return `The visualization reaches ${format(value)}, no more than ${against}.`;
   if (best > 0) return `The visualization reaches ${format(value)}, ${short(Number((value / best).toPrecision(2)))} times ${against}.`;
@@ -309,7 +313,7 @@ function render({ model, el }) {
   const foundList = h("ul", { id: `${id}-found`, class: "found", role: "listbox", "aria-label": "Units found", hidden: true });
   const modeButtons = Object.entries(MODES).map(([mode, word]) =>
     h("button", { type: "button", "data-mode": mode, title: `Show what gives the ${word} activation (press m to switch)`, onclick: () => setMode(mode) }, word));
-  const sorter = h("select", { "aria-label": "Sort units by", onchange: () => { now.sort = sorter.value; paintGrid(); reveal(); } },
+  const sorter = h("select", { "aria-label": "Sort units by", onchange: () => { now.sort = sorter.value; paintGrid(); grid.scrollTop = 0; } },
     h("option", { value: "index" }, "by index"), h("option", { value: "activation" }, "by activation"), h("option", { value: "gap" }, "by gap to nature"));
   sorter.title = "Gap: how far the visualization goes beyond the best natural image, in widths of nature’s range";
   const strip = h("div", { class: "layers", role: "tablist", "aria-label": "Layers" });
@@ -511,7 +515,7 @@ function render({ model, el }) {
     return h("div", { class: "activations" }, title, figure,
       h("p", { class: "legend" }, h("i", { class: "key box" }), "quantiles ", h("i", { class: "key exemplar" }), "images shown here"),
       h("div", { class: "quantiles" }, names.map((name, i) => h("div", {}, h("span", {}, `${name} `), format(r.q?.[i])))),
-      h("p", { class: "comparison" }, comparison(r)));
+      h("p", { class: "comparison" }, comparison(r, now.mode)));
   }
   const heading = (text) => h("div", { class: "heading", role: "heading", "aria-level": "4" }, text);
 
