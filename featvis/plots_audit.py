@@ -51,12 +51,13 @@ def detected(areas: pd.DataFrame) -> Figure:
                 ax.text(j, i - 0.2, text, ha="center", va="center", fontsize=9.5, fontweight=bold)
                 if known:
                     span = f"{row['low']:.2f}–{row['high']:.2f}"
-                    ax.text(j, i + 0.1, span, ha="center", va="center", fontsize=6.5)
+                    ax.text(j, i + 0.1, span, ha="center", va="center", fontsize=7.5)
                     own = " | ".join("–" if np.isnan(area) else f"{area:.2f}" for area in row["each"])
-                    ax.text(j, i + 0.32, own, ha="center", va="center", fontsize=6.5, style="italic")
+                    ax.text(j, i + 0.32, own, ha="center", va="center", fontsize=7.5, style="italic")
         ax.set_xticks(range(len(checks)), checks)
         ax.set_yticks(range(len(attacks)), attacks)
         ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+        ax.set_xlabel("area under the ROC curve; its 95 % interval; the area in each network", fontsize=9, labelpad=8)
         ax.axvline(len(checks) - 1.5, color="white", lw=4)
         for side in ax.spines.values():
             side.set_visible(False)
