@@ -11,6 +11,7 @@ the class as the images of any other class are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -80,6 +81,15 @@ def check_enough(units: int, per_class: int, natural: NaturalImages) -> None:
         raise FeatvisError(
             f"{per_class} natural images of each class or unit were asked for, but {natural.name} has {len(natural)}."
         )
+
+
+def check_classes(subject: Subject, units: Sequence[str], per_class: int, natural: NaturalImages) -> None:
+    """Raises FeatvisError if a unit's class has fewer natural images; reads none of them."""
+    labels = _labels(subject, natural, [subject.unit(unit) for unit in units])
+    count = Counter(natural.label(index) for index in range(len(natural)))
+    for label in labels or ():
+        if count[label] < per_class:
+            raise _too_few(natural, label, count[label], per_class)
 
 
 def path_similarity(
@@ -195,10 +205,14 @@ def _of_classes(natural: NaturalImages, labels: Sequence[int], per_class: int) -
             break
     for label, some in ids.items():
         if len(some) < per_class:
-            raise FeatvisError(
-                f"{natural.name} has {len(some)} images of class {natural.classes[label]}; {per_class} were asked for."
-            )
+            raise _too_few(natural, label, len(some), per_class)
     return [ids[label] for label in labels]
+
+
+def _too_few(natural: NaturalImages, label: int, count: int, per_class: int) -> FeatvisError:
+    return FeatvisError(
+        f"{natural.name} has {count} images of class {natural.classes[label]}; {per_class} were asked for."
+    )
 
 
 def _check_sizes(subject: Subject, natural: NaturalImages, series: Mapping[str, Series], groups: int) -> None:

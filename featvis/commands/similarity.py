@@ -52,7 +52,7 @@ def _similarity(options: argparse.Namespace) -> None:
     from featvis import plots_similarity
     from featvis.controls import some_logits
     from featvis.images import OWN, natural_images
-    from featvis.paths import check_enough, path_similarity
+    from featvis.paths import check_classes, check_enough, path_similarity
     from featvis.similarity import check_metrics
     from featvis.visualize import render
 
@@ -67,6 +67,7 @@ def _similarity(options: argparse.Namespace) -> None:
     natural = natural_images(source, split=split, size=subject.preprocess.size[0], workers=options.image_workers)
     say_skipped(natural.skipped)
     check_enough(len(units), options.per_class, natural)
+    check_classes(subject, units, options.per_class, natural)
     with whole_folder(options.out) as out, engine_of(options) as engine:
         show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
         pictures = render(subject, units, steps=options.steps, seeds=options.seeds, **show)
