@@ -41,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @contextmanager
 def _ended_politely() -> Iterator[None]:
     """Within, SIGTERM is an interrupt: it leaves no more behind than Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # no other one may say so
+    before = signal.getsignal(signal.SIGTERM)
+    # No other thread may say so; and whoever started us may have asked not to be ended, or have a handler of his own.
+    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
@@ -58,9 +60,9 @@ def _leave(status: int, sentence: str) -> None:
 
 def _interrupted(options: argparse.Namespace) -> str:
     """What an interrupt left: some commands keep the parts that were finished."""
-    out = getattr(options, "out", None)
-    if out is not None and any((out / kept).is_dir() for kept in (".parts", ".work")):
-        return f"interrupted; what was finished is kept in {out}, and the same command goes on from there."
+    kept = getattr(options, "kept", None)
+    if kept is not None and kept.is_dir():
+        return f"interrupted; what was finished is kept in {options.out}, and the same command goes on from there."
     return "interrupted; nothing half-written was left."
 
 

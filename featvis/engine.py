@@ -12,10 +12,13 @@ import json
 import logging
 import os
 import pickle
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +224,11 @@ def ready(engine: Ray) -> Iterator[Any]:
         options |= {"num_cpus": count, "include_dashboard": False}
     else:
         _check_head(engine.address)
+    main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=engine.address or "local", **options)
+        if main and before is not None:
+            signal.signal(signal.SIGTERM, before)  # Ray puts its own in place
     except Exception as error:  # Ray raises whatever went wrong, a plain Exception among others
         where = engine.address or "this machine"
         raise FeatvisError(f"Ray could not be reached or started at {where!r}: {reason(error)}") from error
@@ -248,5 +254,6 @@ def _check_head(address: str) -> None:
 
 
 def place(folder: Path, key: str) -> Path:
-    """The file in an engine's folder that belongs to a key."""
+    """The file in an engine's folder that belongs to a key; other versions of featvis have others."""
+    key = f"{version('featvis')} {key}"
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"

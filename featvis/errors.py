@@ -10,6 +10,10 @@ class FeatvisError(ValueError):
     """What was given and what would be valid, in one sentence."""
 
 
+class DiskFull(FeatvisError):
+    """A full disk: nothing was asked for that is wrong, and what was finished is kept."""
+
+
 def listed(names: Iterable, most: int = 12) -> str:
     """`names` as "a, b, c ... (40 in all)" for an error's sentence."""
     names = [str(name) for name in names]
@@ -30,7 +34,7 @@ def disk_errors(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise FeatvisError(
+        raise DiskFull(
             f"{place} could not be written: {error.strerror}; what was finished before is intact, so make room and run "
             "it again."
         ) from error

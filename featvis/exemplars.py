@@ -138,12 +138,13 @@ def exemplars(
     scan = Scan(tuple(chosen), k * (SPARE if distinct else 1), batch)
     key = f"{subject.fingerprint} {natural.fingerprint} {k} {distinct} {wanted}"
     where = engine_of(engine)
+    lasting = checkpoint is None  # an engine's folder keeps what is finished; a caller's file what is not
     if isinstance(where, Ray):
         checkpoint = None  # it keeps its shards
     elif where.folder is not None and checkpoint is None:
         checkpoint = place(where.folder, key)
-    state = Pass.resume(checkpoint, key)
-    state = state or Pass(len(chosen), scan.most, len(natural))
+    state = Pass.resume(checkpoint, key) or Pass(len(chosen), scan.most, len(natural))
+    natural.skipped += [line for line in state.skipped if line not in natural.skipped]
     with tqdm(
         total=len(natural),
         initial=state.seen,
@@ -157,6 +158,8 @@ def exemplars(
                 bar.update(count)
                 if checkpoint is not None and number % SAVE_EVERY == 0:
                     state.save(checkpoint, key)
+            if checkpoint is not None and lasting:
+                state.save(checkpoint, key)
         else:
             # The shards depend on the number of images alone: another number of workers finds the same ones finished.
             step = batch * max(FEWEST, -(-len(natural) // (batch * SHARDS)))
@@ -179,6 +182,6 @@ def exemplars(
     # The pass went layer by layer; give the units back in the order asked for.
     rank = {unit: i for i, unit in enumerate(scan.order)}
     outcome = state.outcome(natural, k, distinct, np.array([rank[unit] for unit in chosen]))
-    if checkpoint is not None:
+    if checkpoint is not None and not lasting:
         checkpoint.unlink(missing_ok=True)
     return Exemplars(subject.name, natural.name, tuple(str(unit) for unit in chosen), **outcome, images=len(state.ids))

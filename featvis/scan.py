@@ -51,6 +51,7 @@ class Scan:
             places = torch.cat([_places(found[layer])[:, columns[layer]] for layer in layers], 1)
             state.add(values.cpu().float(), places.cpu().float(), ids)
             state.seen += self.batch
+            state.skipped = list(natural.skipped)
             yield len(ids)
 
 
@@ -88,6 +89,7 @@ class Pass:
         self.sampled[np.random.default_rng(0).permutation(images)[:SAMPLE]] = True
         self.sample = torch.zeros(0, units)
         self.ids: list[str] = []
+        self.skipped: list[str] = []  # what could not be read, as the images tell it
         self.seen = 0
 
     def add(self, values: Tensor, places: Tensor, ids: list[str]) -> None:

@@ -187,10 +187,11 @@ def test_a_polite_end_is_an_interrupt(tmp_path):
     command = [sys.executable, "-m", "featvis", "exemplars", "photonet", "fc:1", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     out = tmp_path / "out"
-    while process.poll() is None and not (out.exists() and list(out.iterdir())):
+    late = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < late and not (out.exists() and list(out.iterdir())):
         time.sleep(0.05)
     process.terminate()
-    _, said = process.communicate()
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in said
     assert not out.exists() or [file.name for file in out.iterdir()] == [".work"]
@@ -212,7 +213,28 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path, f
     line = failed(capsys, *arguments)
     assert "No space left on device: " in line
     assert "exemplar2.png" in line
+    assert {file.name: file.read_bytes() for file in out.iterdir() if file.is_file()} == before
+    assert [file.name for file in out.iterdir() if file.is_dir()] == [".work"]  # the scan is not to be repeated
+    monkeypatch.setattr(sheets, "write_image", write)
+    run(*arguments)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_work_is_kept_until_the_results_are_in_their_place_and_from_other_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("featvis.images.PHOTO_CROPS", {"train": 17, "heldout": 17, "all": 17})
+    out = tmp_path / "out"
+    arguments = ["exemplars", "photonet", "fc:1", "--k", "1", "--quiet", "--out", str(out)]
+    (out / "report.json").mkdir(parents=True)  # in the way of what is to stand there
+    with pytest.raises(SystemExit):
+        main(arguments)
+    (kept,) = (out / ".work").iterdir()
+    finished = [file.name for file in kept.iterdir()]
+    assert len(finished) == 1
+    (out / "report.json").rmdir()
+    main([*arguments[:2], "fc:2", *arguments[3:]])
+    assert [file.name for file in kept.iterdir()] == finished
+    main(arguments)
+    assert not (out / ".work").exists()
 
 
 @pytest.fixture

@@ -192,16 +192,16 @@ def test_what_nobody_thought_of_is_one_sentence_and_status_one(monkeypatch, caps
         main(["subjects", "photonet"])
 
 
-def test_an_interrupt_says_what_is_kept(tmp_path, monkeypatch, capsys):
+def test_an_interrupt_promises_nothing_that_another_command_kept(tmp_path, monkeypatch, capsys):
     def interrupted(_options):
         raise KeyboardInterrupt
 
-    (tmp_path / ".parts").mkdir()
+    (tmp_path / ".work" / "another").mkdir(parents=True)
     monkeypatch.setattr("featvis.commands.audit.subject_of", interrupted)
     with pytest.raises(SystemExit) as stop:
         main(["audit", "photonet", "--out", str(tmp_path)])
     assert stop.value.code == 130
-    assert "goes on from there" in capsys.readouterr().err
+    assert "nothing half-written was left" in capsys.readouterr().err
 
 
 def test_the_version_is_told(capsys):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import featvis as fv
 from featvis import engine as engines
@@ -382,4 +383,56 @@ def test_an_interrupted_search_for_exemplars_goes_on_without_ray(tmp_path, monke
     again = fv.exemplars(subject, natural, ["fc"], 3, batch=2, engine=Local(tmp_path), progress=False)
     assert same_fields(whole, again)
     assert len(seen) == 25 + 34 - 20  # it did not start again
-    assert parts(tmp_path) == {}
+    assert same_fields(
+        whole, fv.exemplars(subject, natural, ["fc"], 3, batch=2, engine=Local(tmp_path), progress=False)
+    )
+    assert len(seen) == 25 + 34 - 20  # what is finished is not looked for again
+
+
+def test_a_search_that_goes_on_knows_what_could_not_be_read(tmp_path):
+    made = tmp_path / "natural"
+    made.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 40, 40, 3), dtype=np.uint8)
+    for number, one in enumerate(pixels):
+        Image.fromarray(one).save(made / f"{number:02}.png")
+    file = made / "02.png"
+    file.write_bytes(file.read_bytes()[:900])
+    subject = small_subject()
+
+    def search() -> list[str]:
+        natural = fv.natural_images(str(made), size=32)
+        fv.exemplars(subject, natural, ["fc"], 2, batch=2, engine=Local(tmp_path / "work"), progress=False)
+        return natural.skipped
+
+    first = search()
+    assert len(first) == 1
+    assert search() == first
+
+
+def test_pieces_of_a_batch_that_did_not_fit_are_found_again(tmp_path, monkeypatch):
+    subject, sizes = small_subject(), []
+    module = importlib.import_module("featvis.visualize.batches")
+    ascend = module.ascend
+
+    def short(network, preprocess, what, noise, **options):
+        sizes.append(len(noise))
+        if len(noise) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return ascend(network, preprocess, what, noise, **options)
+
+    monkeypatch.setattr(module, "ascend", short)
+    options = OPTIONS | {"batch": 4, "seeds": 4, "engine": Local(tmp_path)}
+    with pytest.warns(RuntimeWarning, match="do not fit into the memory"):
+        first = fv.render(subject, "fc:0", **options)
+    assert sizes == [4, 2, 2]
+    assert same(first, fv.render(subject, "fc:0", **options))
+    assert sizes == [4, 2, 2]
+
+
+def test_ray_leaves_a_signal_to_whoever_had_it(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_options: signal.signal(signal.SIGTERM, lambda *_: None))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with engines.ready(Ray(workers=1)):
+        assert signal.getsignal(signal.SIGTERM) is before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from featvis.commands.common import (
@@ -67,20 +66,18 @@ def _audit(options: argparse.Namespace) -> None:
     if broken > UNREADABLE * every:
         raise FeatvisError(f"{broken} of {every} files in {source} cannot be used; up to {UNREADABLE:.0%} may not.")
     count = COUNT if options.units is None else options.units
-    unfinished = options.out / ".parts"
-    with whole_folder(options.out) as out, engine_of(options) as engine:
+    with engine_of(options) as engine, whole_folder(options.out) as out:
         found = audit(
             subject,
             natural,
             layers=options.layers,
             units=count,
             seed=options.seed,
-            folder=unfinished,
+            folder=options.kept,
             engine=engine,
             progress=not options.quiet,
         )
         found.write(out)
-    _forget(unfinished)
     report = json.loads((options.out / "report.json").read_text())
     print(f"{subject.name}: {report['verdict']}. {report['summary']}")
     if report["caution"]:
@@ -88,9 +85,3 @@ def _audit(options: argparse.Namespace) -> None:
     for check in report["checks"]:
         print(f"  {check['name']:<10} {check['finding']}")
     print(f"{options.out}: report.html, report.json, units.csv, checks.csv, pictures")
-
-
-def _forget(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

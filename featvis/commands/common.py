@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featvis.errors import FeatvisError, listed
+from featvis.errors import DiskFull, FeatvisError, listed
 
 if TYPE_CHECKING:
     from featvis.engine import Engine
@@ -141,7 +142,10 @@ def add_engine(sub: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def engine_of(options: argparse.Namespace) -> Iterator[Engine]:
-    """The engine that was asked for. What is finished is kept beside the results until they are whole."""
+    """The engine that was asked for. What is finished is kept beside the results until they are in their place.
+
+    Every command has a folder of its own there, which another one into the same `--out` leaves alone: `options.kept`.
+    """
     from featvis.engine import Local, Ray, chosen, ready
 
     given = {"--workers": options.workers, "--ray-address": options.ray_address}
@@ -150,7 +154,9 @@ def engine_of(options: argparse.Namespace) -> Iterator[Engine]:
         if named:
             raise FeatvisError(f"{listed(named)} belongs to --engine ray, but --engine is {options.engine}.")
         chosen(options.engine)
-    work = options.out / ".work"
+    said = sorted((name, str(value)) for name, value in vars(options).items() if name not in ("run", "quiet", "out"))
+    made = not options.out.exists()
+    options.kept = work = options.out / ".work" / hashlib.sha256(repr(said).encode()).hexdigest()[:12]
     try:
         if options.engine == "ray":
             engine = Ray(options.workers, options.ray_address, work)
@@ -158,10 +164,15 @@ def engine_of(options: argparse.Namespace) -> Iterator[Engine]:
                 yield engine
         else:
             yield Local(work)
+        shutil.rmtree(work, ignore_errors=True)
+    except FeatvisError as error:
+        if options.engine != "ray" and not isinstance(error, DiskFull):  # Ray's errors name what it keeps
+            shutil.rmtree(work, ignore_errors=True)  # nothing is left of what was refused
+        raise
     finally:
-        with suppress(OSError):  # nothing was finished
-            work.rmdir()
-    shutil.rmtree(work, ignore_errors=True)
+        for folder in (work.parent, *([options.out] if made else [])):
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
 
 
 def source_of(options: argparse.Namespace, subject: Subject, what: str) -> str:

@@ -43,7 +43,7 @@ def _exemplars(options: argparse.Namespace) -> None:
     natural = natural_of(options, subject)
     if natural is None:
         raise FeatvisError(f"exemplars of {subject.name} need natural images: give --images FOLDER.")
-    with whole_folder(options.out) as out, engine_of(options) as engine:
+    with engine_of(options) as engine, whole_folder(options.out) as out:
         best = exemplars(subject, natural, units, k=options.k, engine=engine, progress=not options.quiet)
         rows = []
         for i, unit in enumerate(units):

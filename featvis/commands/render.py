@@ -59,7 +59,7 @@ def _render(options: argparse.Namespace) -> None:
     subject = subject_of(options)
     units = list(dict.fromkeys(str(subject.unit(unit)) for unit in options.units))
     natural = natural_of(options, subject)
-    with whole_folder(options.out) as out, engine_of(options) as engine:
+    with engine_of(options) as engine, whole_folder(options.out) as out:
         show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
         pictures = render(
             subject,

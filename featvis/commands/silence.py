@@ -15,6 +15,7 @@ from featvis.commands.common import (
     source_of,
     subject_of,
     whole_folder,
+    whole_number,
     write_json,
 )
 
@@ -46,7 +47,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--margin", type=float, help="of the threshold, in standard deviations (default 1)")
     sub.add_argument(
         "--redirect",
-        type=int,
+        type=whole_number(0),
         help="steps in which the visualizations that are judged let gradients through shut ReLUs, as Lucid does "
         "(default 16)",
     )

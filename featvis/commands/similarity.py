@@ -68,7 +68,7 @@ def _similarity(options: argparse.Namespace) -> None:
     say_skipped(natural.skipped)
     check_enough(len(units), options.per_class, natural)
     check_classes(subject, units, options.per_class, natural)
-    with whole_folder(options.out) as out, engine_of(options) as engine:
+    with engine_of(options) as engine, whole_folder(options.out) as out:
         show: dict[str, Any] = {"engine": engine, "progress": not options.quiet}
         pictures = render(subject, units, steps=options.steps, seeds=options.seeds, **show)
         found = path_similarity(

@@ -108,16 +108,21 @@ def render(
             for part in parts:
                 key = None if where.folder is None else _key(subject, how, part)  # it takes a while to write it
                 if (before := kept(where, key)) is None:
-                    missing.append(part)
+                    missing.append((part, key))
                 else:
                     collected.take(before)
                     bar.update(steps)
-            for done, outcome in climb_all(subject, how, missing, bar.update, on_step):
-                collected.add(done.places, outcome)
+            waiting, done = iter(missing), list[tuple[Batch, Ascent]]()
+            for piece, outcome in climb_all(subject, how, [part for part, _ in missing], bar.update, on_step):
+                collected.add(piece.places, outcome)
                 if collected.steps < steps:
                     break
-                if where.folder is not None:
-                    keep(where, _key(subject, how, done), as_found([(done, outcome)]))
+                if not done:
+                    part, key = next(waiting)
+                done.append((piece, outcome))
+                if piece.places[-1] == part.places[-1]:  # the last one of a batch, which may come in pieces
+                    keep(where, key, as_found(done))
+                    done = []
     return collected.result(subject.name, names, seeds, minimize)
 
 

@@ -74,9 +74,11 @@ def test_page_is_used_by_mouse(page, address, network):
     assert page.shows(".grid [data-unit='17'] i", files["min-inception4b.webp"], 17, mock.COLUMNS, mock.TILE) < 12
     assert page.find(".comparison").text.startswith("The visualization falls to")
     page.find("[data-mode=max]").click()
+    page.find(".grid [data-unit='3']").click()
     page.find("select").send_keys("by gap")
     page.painted()
     assert page.js("return root.querySelector('.grid').scrollTop") == 0  # whoever sorts looks for the first ones
+    page.find(".grid [data-unit='17']").click()
     assert page.find(".grid [role=option]").get_attribute("data-unit") == "17"  # the one that lies far outside
     page.find("[aria-label='Next unit']").click()
     assert page.unit != "inception4b:17"
