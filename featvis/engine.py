@@ -90,6 +90,12 @@ def chosen(engine: Engine) -> Local | Ray:
     return Ray() if engine == "ray" else Local()
 
 
+def cluster_of(engine: Engine) -> Ray | None:
+    """The Ray engine that is meant; None for work in this process. Raises FeatvisError for what is no engine."""
+    where = chosen(engine)
+    return where if isinstance(where, Ray) else None
+
+
 def kept(engine: Local | Ray, key: str | None) -> Found | None:
     """What the engine's folder holds of the part with this key, if it is there and whole."""
     return None if engine.folder is None or key is None else checkpoint.read(place(engine.folder, key), key)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from featvis.engine import LOCAL, Engine, Ray, chosen, key_of
+from featvis.engine import LOCAL, Engine, cluster_of, key_of
 from featvis.errors import FeatvisError, listed
 from featvis.exemplars import exemplars
 from featvis.images import NaturalImages
@@ -144,7 +144,7 @@ def path_similarity(
     kinds = 2 + len(series)
     leave_out = _overlaps(natural, items, origins, kinds, across=labels is None)
     shown = ("paths", subject, natural, ids, metrics, list(series.values()), pictures.status.tolist())
-    key = key_of(*shown) if isinstance(chosen(engine), Ray) else None  # which reads every picture
+    key = key_of(*shown) if cluster_of(engine) else None  # which reads every picture
     with tqdm(desc=f"paths {subject.name}", unit="image", disable=not progress, leave=False) as bar:
         found = pair_sums(subject, items, len(ids) * kinds, axis, metrics, leave_out, bar.update, engine, key)
     return PathSimilarity(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featvis.engine import LOCAL, Engine, Ray, chosen, outcomes
+from featvis.engine import LOCAL, Engine, cluster_of, outcomes
 from featvis.errors import FeatvisError, listed
 from featvis.subjects import Subject
 from featvis.threads import side_by_side
@@ -169,19 +169,18 @@ def pair_sums(
     shape = (len(metrics), len(layers), sets, sets)
     arrays = [np.zeros(shape) for _ in range(4)]
     undefined = np.zeros(shape[:3], int)
-    where = chosen(engine)
-    local = not isinstance(where, Ray)
+    cluster = cluster_of(engine)
     passes = [
         (tuple(part), tuple(sorted(block)))
-        for part, blocks in _passes(subject, layers, sets, len(metrics), 1 if local else GROUPS)
+        for part, blocks in _passes(subject, layers, sets, len(metrics), 1 if cluster is None else GROUPS)
         for block in blocks
     ]
     shared = (subject, list(items), tuple(metrics), tuple(leave_out))
-    if not isinstance(where, Ray):
+    if cluster is None:
         every: Iterable[tuple[int, dict[str, Tensor]]] = ((i, _sums(*shared, p, tick)) for i, p in enumerate(passes))
     else:
         keys = [None if key is None else f"{key} {p}" for p in passes]
-        every = outcomes(where, _sums, shared, passes, keys)
+        every = outcomes(cluster, _sums, shared, passes, keys)
     for number, found in every:
         part, block = passes[number]
         depth = [layers.index(layer) for layer in part]
@@ -189,7 +188,7 @@ def pair_sums(
         for array, name in zip(arrays, NAMES, strict=True):
             array[cell] = found[name].numpy()
         undefined[np.ix_(range(len(metrics)), depth, block)] = found["undefined"].numpy()
-        if not local:
+        if cluster is not None:
             tick(sum(not set(block).isdisjoint(item.sets) for item in items))
     total, count, left_total, left_count = arrays
     return Pairs(total, count, left_total, left_count, undefined)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -35,6 +35,7 @@ from featvis.audit.calibration import _tails
 from featvis.audit.cases import ATTACKS, attacked, attacked_units, layer_for
 from featvis.audit.page import page
 from featvis.audit.sample import sampled
+from featvis.engine import Local
 from featvis.errors import FeatvisError
 from featvis.fooling import filters, silent
 from tests.small import PREPROCESS, small_images, small_subject
@@ -431,27 +432,30 @@ def test_what_is_named_by_strangers_cannot_write_into_the_page(found):
 
 def test_interrupted_work_goes_on(subject, natural, tmp_path, monkeypatch):
     calibration = Calibration(table(kinds=("hidden", "logit")))
-    options = {"units": 4, "steps": 2, "calibration": calibration, "folder": tmp_path, "progress": False}
-    module, calls, again = sys.modules["featvis.audit.evidence"], [], []
-
-    def renderer(*given, **more):
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return fv.render(*given, **more)
-
-    monkeypatch.setattr(module, "render", renderer)
-    with pytest.raises(KeyboardInterrupt):
-        audit(subject, natural, **options)
+    options = {"units": 4, "steps": 2, "calibration": calibration, "progress": False}
+    batches, evidence = (importlib.import_module(f"featvis.{name}") for name in ("visualize.batches", "audit.evidence"))
+    ascend, climbed, asked = batches.ascend, [], []
 
     def counted(*given, **more):
-        again.append(1)
+        climbed.append(1)
+        return ascend(*given, **more)
+
+    def interrupted(*given, **more):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(1)
         return fv.render(*given, **more)
 
-    monkeypatch.setattr(module, "render", counted)
-    first = audit(subject, natural, **options)
-    assert len(again) == len(first.pictures) - 1 - len(calls)
-    whole = audit(subject, natural, **options | {"folder": None})
+    monkeypatch.setattr(batches, "ascend", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "render", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            audit(subject, natural, engine=Local(tmp_path), **options)
+    assert climbed
+    first = audit(subject, natural, engine=Local(tmp_path), **options)
+    together = len(climbed)
+    whole = audit(subject, natural, **options)
+    assert len(climbed) - together == together  # none was climbed twice
     pd.testing.assert_frame_equal(first.units, whole.units)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -15,8 +13,7 @@ from featvis.audit.checks import scored
 from featvis.audit.evidence import PARTS, gather
 from featvis.audit.result import About, Audit
 from featvis.audit.sample import sampled
-from featvis.engine import LOCAL, Engine, Ray, ready
-from featvis.engine import chosen as engine_of
+from featvis.engine import LOCAL, Engine, cluster_of, ready
 from featvis.errors import FeatvisError
 from featvis.images import NaturalImages
 from featvis.shelf import shelved
@@ -28,7 +25,7 @@ FEWEST = 50  # natural images
 SHOWN = 3  # exemplars that a report shows
 
 
-@shelved(version(), Audit, free=("engine", "folder", "progress"))
+@shelved(version(), Audit, free=("engine", "progress"))
 def audit(
     subject: Subject,
     natural: NaturalImages,
@@ -38,7 +35,6 @@ def audit(
     steps: int = STEPS,
     seed: int = 0,
     calibration: Calibration | None = None,
-    folder: Path | None = None,
     engine: Engine = LOCAL,
     progress: bool = True,
 ) -> Audit:
@@ -50,8 +46,8 @@ def audit(
     steps        of each visualization; what scores mean was found with 64
     seed         of the sample and of all visualizations
     calibration  scores of honest networks; by default those that come with the package
-    folder       where finished visualizations are kept, so that an interrupted audit goes on
-    engine       "local", "ray" or `featvis.engine.Ray(...)`: where visualizations and exemplars are made
+    engine       "local", "ray" or `featvis.engine.Ray(...)`: where visualizations and exemplars are made; with
+                 `featvis.engine.Local(folder)`, or a folder of Ray's, an interrupted audit goes on
 
     Raises FeatvisError for fewer than 50 natural images or 3 units, an unknown layer, images of another size, and a
     network that cannot take its own input.
@@ -67,10 +63,9 @@ def audit(
             bar.update(PARTS.index(part) - bar.n)
             bar.set_postfix_str(part)
 
-        where = engine_of(engine)
-        with ready(where) if isinstance(where, Ray) else nullcontext():  # Ray starts once, not for every part
-            options: dict[str, Any] = {"folder": folder, "engine": where, "tick": tick}
-            evidence = gather(subject, natural, chosen, steps=steps, seed=seed, **options)
+        cluster = cluster_of(engine)
+        with nullcontext() if cluster is None else ready(cluster):  # Ray starts once, not for every part
+            evidence = gather(subject, natural, chosen, steps=steps, seed=seed, engine=engine, tick=tick)
     scores = scored(evidence)
     shown = evidence.pictures["fourier"]
     table = scores.merge(honest.units(scores), on="unit")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featvis import budget, photographs, zoo
+from featvis import photographs, zoo
 from featvis.audit import changes
 from featvis.audit.traces import Trace, filters, gradient_shares, parts_of, traces
 from featvis.engine import LOCAL, Engine
@@ -82,17 +80,13 @@ def gather(
     *,
     steps: int,
     seed: int = 0,
-    folder: Path | None = None,
     engine: Engine = LOCAL,
     tick: Callable[[str], object] = lambda _: None,
 ) -> Evidence:
     """All evidence about `units`. `tick` is told of each of `PARTS` as it begins.
 
-    folder  where finished visualizations are kept, so that an interrupted audit goes on
     engine  where visualizations and exemplars are made
     """
-    made_of = [subject.fingerprint, natural.recipe, units, steps, seed, budget.quick()]
-    key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
     tick("exemplars")
     best = exemplars(subject, natural, units, k=min(EXEMPLARS, len(natural)), engine=engine, progress=False)
     shown = torch.stack([_filled(best.pictures(natural, unit), best.top_ids.shape[1]) for unit in best.units])
@@ -107,8 +101,7 @@ def gather(
     pictures: dict[str, Visualizations] = {}
 
     def climb(name: str, of: Subject, **options: Any) -> None:
-        run = lambda: render(of, units, steps=steps, engine=engine, progress=False, **options)  # noqa: E731
-        pictures[name] = run() if folder is None else _kept(folder / f"{name}-{key}", run)
+        pictures[name] = render(of, units, steps=steps, engine=engine, progress=False, **options)
 
     for name, options in ways.items():
         tick(name)
@@ -171,19 +164,6 @@ def spread(natural: NaturalImages, most: int) -> tuple[Tensor, Tensor]:
 def _filled(images: Tensor, k: int) -> Tensor:
     """k images: the last one again where crops that overlap left fewer."""
     return images[torch.arange(k).clamp(max=len(images) - 1)]
-
-
-def _kept(place: Path, run: Callable[[], Visualizations]) -> Visualizations:
-    if (place / "done").is_file():
-        found = Visualizations.load(place)
-        exact = torch.load(place / "exact.pt", weights_only=True)
-        return Visualizations(**{**vars(found), "images": exact})
-    made = run()
-    place.mkdir(parents=True, exist_ok=True)
-    made.save(place)
-    torch.save(made.images, place / "exact.pt")  # the sheet is compressed
-    (place / "done").touch()
-    return made
 
 
 def _features(network: Subject, natural: Tensor, sets: dict[str, Tensor]) -> dict[str, Tensor]:

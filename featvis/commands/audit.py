@@ -73,7 +73,6 @@ def _audit(options: argparse.Namespace) -> None:
             layers=options.layers,
             units=count,
             seed=options.seed,
-            folder=options.kept,
             engine=engine,
             progress=not options.quiet,
         )
