@@ -84,10 +84,12 @@ def check_enough(units: int, per_class: int, natural: NaturalImages) -> None:
 
 
 def check_classes(subject: Subject, units: Sequence[str], per_class: int, natural: NaturalImages) -> None:
-    """Raises FeatvisError if a unit's class has fewer natural images; reads none of them."""
+    """Raises FeatvisError if a unit's class has fewer natural images than asked; goes by their labels alone."""
     labels = _labels(subject, natural, [subject.unit(unit) for unit in units])
+    if labels is None:
+        return
     count = Counter(natural.label(index) for index in range(len(natural)))
-    for label in labels or ():
+    for label in labels:
         if count[label] < per_class:
             raise _too_few(natural, label, count[label], per_class)
 
