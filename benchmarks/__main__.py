@@ -11,12 +11,14 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("steps", "bf16", "climb", "googlenet", "memory", "network", "spearman", "paths", "audit", "ray", "cost")
+PARTS = ("steps", "bf16", "abreast", "climb", "googlenet", "memory", "network")
+PARTS += ("spearman", "paths", "audit", "ray", "cost")
 
 
 TITLES = {
     "steps": "Milliseconds per image and step, GoogLeNet (random weights), 224 px",
     "steps_bf16": "The same in bf16 (fast only where the processor has bf16 arithmetic)",
+    "abreast": "The same, one batch with all threads and two side by side with half of them each",
     "bf16_pictures": "Activation (in float32) of finished pictures, PhotoNet, 96 px, as multiples of float32's",
     "climb": "Activation of the finished image, and time to it, against Lucent: PhotoNet, 96 px",
     "climb_googlenet": "The same: GoogLeNet (random weights), 224 px",
@@ -107,6 +109,9 @@ def main() -> None:
     if "bf16" in parts:
         found["bf16_pictures"] = climb.bf16_pictures(*([16] if options.quick else []))
         found["steps_bf16"] = steps.measure(*((rounds, 5) if has_bf16() else (1, 2)), ("bf16",))
+    if "abreast" in parts:
+        precisions = ("fp32", "bf16") if has_bf16() else ("fp32",)
+        found["abreast"] = steps.measure_abreast(options.threads, rounds, 5, precisions)
     if "climb" in parts:
         print("time to the same activation ...", file=sys.stderr)
         found["climb"] = climb.photonet()

@@ -1,12 +1,14 @@
 """Milliseconds per image and step on torchvision's GoogLeNet (random weights, 224 px): Lucent, featvis, by hand, floor.
 
 By hand is the same loop in plain torch on torchvision's own network, as a reader of the chapter might write it. The
-floor is the bare forward and backward pass, to the image, of the same cut network at the same batch and dtype.
+floor is the bare forward and backward pass, to the image, of the same cut network at the same batch and dtype. Two
+batches side by side have one thread each, as `render` has them wherever threads are not tied to processors.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -18,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import featvis as fv
-from benchmarks import peer
+from benchmarks import memory, peer
 from featvis.subjects import Subject
+from featvis.threads import side_by_side
 from featvis.visualize import objectives
 from featvis.visualize.ascent import ascend, generator_for
 from featvis.visualize.parameterizations import Fourier
@@ -172,6 +175,69 @@ def measure(rounds: int, steps: int, precisions: tuple[str, ...]) -> list[dict]:
                 }
             )
     return rows
+
+
+# In a process of its own, whose threads may run where they like: side by side needs that.
+_FREE = """
+import sys, warnings, torch
+warnings.simplefilter("ignore")
+torch.set_num_threads(int(sys.argv[1]))
+from benchmarks import steps
+print(steps.json.dumps(steps.two_abreast(int(sys.argv[2]), int(sys.argv[3]), tuple(sys.argv[4:]))))
+"""
+
+
+def measure_abreast(threads: int, rounds: int, steps: int, precisions: tuple[str, ...]) -> list[dict]:
+    """`two_abreast` in a process of its own."""
+    return json.loads(memory.free(_FREE, str(threads), str(rounds), str(steps), *precisions).splitlines()[-1])
+
+
+def two_abreast(rounds: int, steps: int, precisions: tuple[str, ...], batch: int = 4) -> list[dict]:
+    """As `measure`, for one batch with all threads and two batches side by side, for Lucent and the floor, too."""
+    subject = fv.load("googlenet", weights="random", device="cpu")
+    rows = []
+    for layer in ("inception4a", "fc"):
+        runs: dict[tuple[str, int, str], list[Run]] = {}
+        if peer.available():
+            runs["lucent", 1, "fp32"] = [lucent(subject, layer, 1) for _ in range(2)]
+        for precision in precisions:
+            pairs = [ours(subject, layer, batch, precision) for _ in range(2)]
+            runs["featvis", batch, precision] = [loop for loop, _ in pairs]
+            runs["floor", batch, precision] = [floor for _, floor in pairs]
+        laps: dict[tuple[str, int, str, int], list[float]] = {}
+        for _ in range(rounds):
+            for (name, size, precision), both in runs.items():
+                for many in (1, 2):
+                    found = _together(both[:many], steps)
+                    laps.setdefault((name, size, precision, many), []).extend(
+                        1000 * lap / (size * many) for lap in found
+                    )
+        middle = {key: median(values) for key, values in laps.items()}
+        for (name, size, precision, many), ms in middle.items():
+            floor = middle.get(("floor", size, precision, many), float("nan")) if name == "featvis" else float("nan")
+            rows.append(
+                {
+                    "layer": layer,
+                    "variant": name,
+                    "batch": size,
+                    "side_by_side": many,
+                    "precision": precision,
+                    "ms_per_image": ms,
+                    "fastest_ms": min(laps[name, size, precision, many]),
+                    "times_faster_than_lucent": middle.get(("lucent", 1, "fp32", 1), float("nan")) / ms,
+                    "times_the_floor": ms / floor,
+                }
+            )
+    return rows
+
+
+def _together(runs: list[Run], steps: int) -> list[float]:
+    """The laps of one run, or of two side by side without each one's last, when the other may be done."""
+    if len(runs) == 1:
+        return runs[0](steps)
+    one, other = runs
+    found = side_by_side([lambda _check: one(steps + 1), lambda _check: other(steps + 1)])
+    return [lap for laps in found for lap in laps[:-1]]
 
 
 def _ratio(middle: dict[tuple[str, int, str], float], key: tuple[str, int, str], other: str) -> float:
