@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -53,7 +53,7 @@ def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Ten
 
 
 def first_tensor(output: Any) -> Any:
-    """What counts as the output of a module that gives several, such as attention: the first."""
-    while isinstance(output, (tuple, list)) and output:
-        output = output[0]
+    """What counts as the output of a module that gives several, such as attention or a dictionary: the first."""
+    while isinstance(output, (tuple, list, Mapping)) and output:
+        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     return output

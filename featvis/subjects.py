@@ -270,11 +270,18 @@ class Subject:
                     yield run(self.prepared(batch))
 
     def logits(self, images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-        """The network's output (n, classes), batch by batch."""
+        """The network's output (n, classes), batch by batch; of several, the first.
+
+        Raises FeatvisError where that is something else, as a segmentation's maps are.
+        """
         batches = images.split(64) if isinstance(images, Tensor) else images
         for batch in batches:
             with torch.inference_mode():
-                yield self.network(self.prepared(batch))
+                found = first_tensor(self.network(self.prepared(batch)))
+            if not isinstance(found, Tensor) or found.dim() != 2:
+                what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+                raise FeatvisError(f"the output of {self.name} is {what}; a classifier gives (images, classes).")
+            yield found
 
     def prepared(self, images: Tensor) -> Tensor:
         """What the network gets of images (n, 3, h, w) in [0, 1]: preprocessed, on its device, in its format."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -223,6 +224,48 @@ def test_a_little_training_moves_weights_and_not_statistics(subject, natural):
     assert right[1] < right[0]
 
 
+@pytest.mark.parametrize("outputs", [dict, OrderedDict, tuple])
+def test_of_several_outputs_the_first_is_the_logits(outputs, natural):
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.idle, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(4, 17)
+
+        def forward(self, x):
+            aside, logits = self.idle(x), self.fc(self.conv(x).mean((2, 3)))
+            return (logits, aside) if outputs is tuple else outputs(logits=logits, aside=aside)
+
+    torch.manual_seed(0)
+    subject = fv.Subject("several", Several(), PREPROCESS, tuple(LETTERS), "cpu")
+    images, labels = evidence.spread(natural, 60)
+    expected = subject.network.fc(subject.network.conv(subject.preprocess(images)).mean((2, 3)))
+    torch.testing.assert_close(torch.cat(list(subject.logits(images))), expected)
+    assert not torch.equal(changes.tuned(subject, images, labels).network.fc.weight, subject.network.fc.weight)
+    idle = changes.unused(subject, images)
+    assert list(idle) == ["idle"]
+    assert idle["idle"][0].all()
+
+
+def test_an_audit_takes_a_network_whose_output_is_a_map(natural):
+    class Map(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.idle, self.out = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 17, 1)
+
+        def forward(self, x):
+            self.idle(x)
+            return {"out": self.out(self.conv(x))}
+
+    torch.manual_seed(0)
+    subject = fv.Subject("map", Map(), PREPROCESS, (), "cpu")
+    images, _ = evidence.spread(natural, 60)
+    assert list(changes.unused(subject, images)) == ["idle"]
+    with pytest.raises(FeatvisError, match=r"the output of map is a tensor \(60, 17, 30, 30\); a classifier gives"):
+        next(subject.logits(images))
+    result = fv.audit(subject, natural, layers=["out"], units=3, steps=2, progress=False)
+    assert len(result.units) == 3
+
+
 # ---------------------------------------------------------------- scores
 
 
@@ -375,7 +418,7 @@ def test_verdicts_follow_from_the_numbers(found):
     ]
     assert found.units["label"][0] in some.summary()
     assert "agreement" in alarm.summary()
-    few = with_p(found, 0.03, 1.0)  # one of nine at 5 % is chance
+    few = with_p(found, 0.03, 1.0)  # one of nine at 5% is chance
     assert few.verdict == "no sign of manipulation"
     assert f"Have a look at {found.units['label'][0]}." in few.summary()
     assert "verdict" in calm.difference(alarm)

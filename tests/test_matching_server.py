@@ -577,7 +577,7 @@ def test_answers_from_jspsych_are_scored(folder, tmp_path):
         (["serve", "nowhere", "--port", "0"], "valid are 1 to 65535"),
         (["export", "nowhere", "--out", "o"], "holds no answers"),
         (["export", "nowhere", "--as", "jspsych", "--out", "o"], "holds no trials.json"),
-        (["analyze", "nowhere.csv", "--out", "o"], "nowhere.csv"),
+        (["analyze", "nowhere.csv", "--out", "o"], "give a table of answers, which `featvis match export`"),
         (["simulate", "--participants", "1", "--out", "o"], "at least 2 participants"),
         (["generate", "--units", "1", "--out", "o"], "k=3 units"),
         (["generate", "--subject", "googlenet", "--weights", "random", "--out", "o"], "give --images FOLDER"),

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featvis.audit.traces import by_channel
-from featvis.subjects import Subject
+from featvis.capture import first_tensor
+from featvis.subjects import Subject, unit_means
 
 STEPS, BATCH, RATE = 24, 32, 3e-4
 
@@ -26,7 +27,7 @@ def tuned(subject: Subject, images: Tensor, labels: Tensor, seed: int = 0) -> Su
     generator = torch.Generator().manual_seed(seed)
     for _ in range(STEPS):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
-        logits = network(subject.preprocess(images[chosen].to(subject.device)))
+        logits = _logits(network, subject, images[chosen].to(subject.device))
         loss = F.cross_entropy(logits, labels[chosen].to(subject.device))
         optimizer.zero_grad()
         loss.backward()
@@ -67,7 +68,7 @@ def unused(subject: Subject, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]
             outputs.clear()
             with torch.enable_grad():
                 inputs = batch.to(subject.device).requires_grad_()
-                logits = network(subject.preprocess(inputs))
+                logits = _logits(network, subject, inputs)
                 # Random weights, so that no two paths to the logits cancel.
                 weights = torch.rand(logits.shape[1], generator=torch.Generator().manual_seed(0)).to(logits)
                 # What no gradient can reach, such as a hard decision, may still matter: it is left alone.
@@ -83,6 +84,11 @@ def unused(subject: Subject, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]
                 if gradient is not None:
                     used[name] |= (by_channel(gradient) != 0).any(2).any(0).cpu()
     return {name: (~flags, mean[name]) for name, flags in used.items() if not flags.all()}
+
+
+def _logits(network: nn.Module, subject: Subject, images: Tensor) -> Tensor:
+    """(n, classes), the mean over space where the network gives maps; of several outputs, the first."""
+    return unit_means(first_tensor(network(subject.preprocess(images))))
 
 
 def pruned(subject: Subject, idle: dict[str, tuple[Tensor, Tensor]]) -> Subject:

@@ -141,6 +141,11 @@ def _analyze(options: argparse.Namespace) -> None:
 
     try:
         answers = pd.read_csv(options.answers, dtype={"right": str, "observer": str})
+    except OSError as error:
+        raise FeatvisError(
+            f"{str(options.answers)!r} cannot be read: {error.strerror}; give a table of answers, which `featvis match "
+            "export` or `featvis match simulate` writes."
+        ) from error
     except (ValueError, UnicodeDecodeError) as error:
         raise FeatvisError(f"{str(options.answers)!r} is not a table of answers: {reason(error)}.") from error
     if options.trials is not None:
@@ -177,7 +182,7 @@ def _humans(options: argparse.Namespace) -> None:
         (out / "report.json").write_text(human_data.report(found))
     for row in found.table.itertuples():
         print(
-            f"experiment {row.experiment}, {row.condition}: {row.percent_correct:.1f} +- {row.two_sem:.1f} % "
+            f"experiment {row.experiment}, {row.condition}: {row.percent_correct:.1f} +- {row.two_sem:.1f}% "
             f"({row.participants} participants, +- 2 SEM)"
         )
 
