@@ -30,7 +30,7 @@ NORMALIZED = "normalized similarity"
 def paths(result: PathSimilarity, series: str | None = None, metric: str | None = None) -> Figure:
     """Above, mean similarities of the three kinds of pairs; below, the first scaled by the other two.
 
-    Bands are 95 % bootstrap intervals over groups; the dotted line ends the first two thirds of the layers.
+    Bands are 95% bootstrap intervals over groups; the dotted line ends the first two thirds of the layers.
     """
     metric, series = metric or result.metrics[0], series or result.series[0]
     found = result.curves(series, metric)
@@ -100,7 +100,7 @@ def examples(pictures: Mapping[str, Tensor], seen: Mapping[str, float], kinds: M
                 box = (column * side + 0.03, top - (row + 1) * side + 0.03, side - 0.06, side - 0.06)
                 ax = figure.add_axes((box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height))
                 show(ax, image, "", COLOURS[kinds[name]])
-            label = "\n".join([*textwrap.wrap(name, 15), f"{100 * seen[name]:.0f} %"])
+            label = "\n".join([*textwrap.wrap(name, 15), f"{100 * seen[name]:.0f}%"])
             place = ((column + 0.5) * side / WIDTH, (top + 0.04) / height)
             figure.text(*place, label, ha="center", va="bottom", fontsize=8, color=COLOURS[kinds[name]], linespacing=1)
     return figure
@@ -156,8 +156,8 @@ def control_curves(result: PathSimilarity, kinds: Mapping[str, str], metric: str
     rows = -(-len(names) // columns)
     own = result.draws(None, metric)[0]
     with _style():
-        size = (WIDTH, 1.45 * rows + 0.35)
-        figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+        figure = plt.figure(figsize=(WIDTH, 1.45 * rows + 0.35), layout="constrained")
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for ax, name in zip(axes.flat, names, strict=False):
             for y in (0, 1):
                 ax.axhline(y, color=INK, lw=0.8, ls="-" if y else "--")
@@ -169,7 +169,6 @@ def control_curves(result: PathSimilarity, kinds: Mapping[str, str], metric: str
             ax.axis("off")
         figure.supylabel(NORMALIZED, fontsize=9)
         figure.supxlabel("layer; thin orange line: the visualizations, from the first panel", fontsize=9)
-        figure.tight_layout(pad=0.5)
     return figure
 
 

@@ -259,11 +259,11 @@ def reading(found: Structured) -> Figure:
                 ax.errorbar(
                     i + shift, middle, [[middle - low], [high - middle]], fmt="o", color=colour, mec="white", capsize=3
                 )
-        for y, domain, colour in (
-            (0.17, "visualized on the box", VISUALIZATION),
-            (0.07, "visualized on the ball", ONE),
+        for x, domain, colour in (
+            (0.01, "visualized on the box", VISUALIZATION),
+            (0.31, "visualized on the ball", ONE),
         ):
-            ax.text(0.01, y, domain, color=colour, fontweight="bold", transform=ax.transAxes)
+            ax.text(x, 1.03, domain, color=colour, fontweight="bold", transform=ax.transAxes)
         ax.set_xticks(range(len(networks)), networks)
         ax.set(ylabel="r² of the affine prediction", ylim=(0, 1.03), xlim=(-0.5, len(networks) - 0.5))
         figure.tight_layout(pad=0.5)
@@ -271,25 +271,28 @@ def reading(found: Structured) -> Figure:
 
 
 def straightness(found: Linearity, measure: str, success: str) -> Figure:
-    """Units, layer by layer: how bent their paths are and how well extrema predict them; then the same as ranks inside
-    each layer, where depth has no part in it."""
+    """How bent units' paths are and how well extrema predict them: all units, then the correlation in each layer, where
+    depth has no part in it, beside the one inside all layers together."""
     used = found.used.dropna(subset=[measure, success])
     layers = list(dict.fromkeys(used["layer"]))
-    depth = used["layer"].map(layers.index) / max(1, len(layers) - 1)
+    depth = {layer: i / max(1, len(layers) - 1) for i, layer in enumerate(layers)}
     every = found.correlations()
     (row,) = every[(every["measure"] == measure) & (every["success"] == success)].to_dict("records")
+    ranks = pd.DataFrame({name: within(used["layer"], used[name]) for name in (measure, success)})
+    alone = [part[measure].corr(part[success]) for _, part in ranks.groupby(used["layer"].to_numpy(), sort=False)]
     with _style():
-        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
-        for ax, ranks in zip(axes, (False, True), strict=True):
-            x, y = (within(used["layer"], used[name]) if ranks else used[name] for name in (measure, success))
-            dots = ax.scatter(x, y, c=depth, cmap="viridis_r", s=14, lw=0)
-        axes[0].set(xlabel=NAMES[measure], ylabel="rank correlation of prediction")
-        axes[0].set_title(f"all layers: ρ = {row['across layers']:.2f}", fontsize=9)
-        axes[1].set(xlabel=f"{NAMES[measure]}, rank in its layer", ylabel="prediction, rank in its layer")
-        axes[1].set_title(f"inside layers: ρ = {row['rho']:.2f} ({row['low']:.2f} to {row['high']:.2f})", fontsize=9)
-        bar = figure.colorbar(dots, ax=axes, fraction=0.025, pad=0.02)
-        bar.set_ticks([0, 1], labels=[layers[0], layers[-1]])
-        figure.subplots_adjust(0.08, 0.16, 0.87, 0.9, wspace=0.28)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.3), layout="constrained")
+        look: dict[str, Any] = {"cmap": "viridis_r", "vmin": 0, "vmax": 1, "lw": 0}
+        left.scatter(used[measure], used[success], c=used["layer"].map(depth), s=14, **look)
+        left.set(xlabel=NAMES[measure], ylabel="rank correlation of prediction")
+        left.set_title(f"all layers: ρ = {row['across layers']:.2f}", fontsize=9)
+        right.axhline(0, color=INK, lw=0.8)
+        right.axhspan(row["low"], row["high"], color=VISUALIZATION, alpha=0.15, lw=0)
+        right.axhline(row["rho"], color=VISUALIZATION, lw=1.3)
+        right.scatter(range(len(layers)), alone, c=list(depth.values()), s=32, zorder=3, **look)
+        right.set_xticks(range(len(layers)), layers, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+        right.set(ylabel="ρ of the units of a layer", ylim=(-1.05, 1.05))
+        right.set_title(f"inside layers: ρ = {row['rho']:.2f} ({row['low']:.2f} to {row['high']:.2f})", fontsize=9)
     return figure
 
 

@@ -186,21 +186,25 @@ def test_a_linear_unit_is_shown_on_both_domains(structured: Structured) -> None:
     assert "activation of fc:1" in words(figure)
 
 
-def test_straightness_shows_raw_values_and_ranks_inside_layers() -> None:
+def test_straightness_shows_all_units_and_the_correlation_in_each_layer() -> None:
     rng = np.random.default_rng(0)
     layers = np.repeat(["conv1", "fc"], 20)
     table = pd.DataFrame({"unit": [f"{name}:{i}" for i, name in enumerate(layers)], "layer": layers, "status": "ok"})
     for name in (*MEASURES, *(f"{s} {d}" for s in SOURCES for d in DECODERS)):
         table[name] = rng.random(40) + 5 * (layers == "fc")
-    table["visualization look"] = -table["bend"]
+    table["visualization look"] = np.where(layers == "fc", 1, -1) * table["bend"]
     table.loc[3, "status"] = "silent"
     figure = plots.straightness(Linearity(table), "bend", "visualization look")
-    raw, ranks = (np.asarray(ax.collections[0].get_offsets()) for ax in figure.axes[:2])
+    left, right = figure.axes
+    raw = np.asarray(left.collections[0].get_offsets())
     assert len(raw) == 39
     assert raw[:, 0].max() > 5
-    assert np.abs(ranks).max() <= 0.5
-    assert np.corrcoef(ranks.T)[0, 1] == pytest.approx(-1)
-    assert "inside layers: ρ = -1.00 (-1.00 to -1.00)" in words(figure)
+    dots = next(c for c in right.collections if len(c.get_offsets()) == 2)
+    assert np.asarray(dots.get_offsets()).tolist() == [[0, pytest.approx(-1)], [1, pytest.approx(1)]]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["conv1", "fc"]
+    found = Linearity(table).correlations().set_index(["measure", "success"]).loc["bend", "visualization look"]
+    assert right.lines[1].get_ydata()[0] == found["rho"]
+    assert f"inside layers: ρ = {found['rho']:.2f} ({found['low']:.2f} to {found['high']:.2f})" in words(figure)
 
 
 def test_all_figures_are_public_and_say_what_they_show() -> None:
