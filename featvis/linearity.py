@@ -121,7 +121,7 @@ class Linearity:
     def correlations(self) -> pd.DataFrame:
         """Rank correlation over units of each measure with each success; inside of layers (see `ranks`).
 
-        Intervals are 95 % bootstraps over units; `p` is from permuting units within layers, `adjusted` after Holm.
+        Intervals are 95% bootstraps over units; `p` is from permuting units within layers, `adjusted` after Holm.
         """
         used, rows = self.used, []
         for measure in MEASURES:

@@ -107,7 +107,7 @@ class PathSimilarity:
         """One row for each metric, series and layer.
 
         `fv_same` and `fv_different` are mean similarities of the series' images with natural ones of their own and of
-        the other groups, `nat_same` and `nat_different` those of natural images; `normalized` is s_norm with its 95 %
+        the other groups, `nat_same` and `nat_different` those of natural images; `normalized` is s_norm with its 95%
         interval `ci_low` to `ci_high`, `p` for s_norm <= 0, `p_holm` corrected for the number of layers; `specific`
         (see there) has the interval `specific_low` to `specific_high`. `undefined` counts constant activations of the
         series, `undefined_natural` those of natural images.
@@ -297,7 +297,7 @@ def _scaled(values: np.ndarray, same: np.ndarray, different: np.ndarray) -> np.n
 
 
 def quantiles(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the 95 % percentile interval of draws (1 + resamples, ...), where the estimate is a number."""
+    """The ends of the 95% percentile interval of draws (1 + resamples, ...), where the estimate is a number."""
     ends = np.full((2, *draws.shape[1:]), np.nan)
     known = ~np.isnan(draws[0])
     some = draws[1:][:, known]

@@ -167,7 +167,7 @@ def gaps(frame: pd.DataFrame, value: str = "ratio") -> Figure:
 
 
 def interval(values: np.ndarray, statistic: Callable = np.median) -> tuple[float, float, float]:
-    """(low, statistic, high): a 95 % percentile bootstrap over units; fewer than two values have no interval."""
+    """(low, statistic, high): a 95% percentile bootstrap over units; fewer than two values have no interval."""
     from scipy.stats import bootstrap
 
     values = np.asarray(values, float)

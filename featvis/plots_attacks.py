@@ -24,7 +24,7 @@ MEASURES = {
 def trade_off(*results: TradeOff, measure: str = "success") -> Figure:
     """Accuracy on held-out images against `measure` ("success" or "correlation"), one curve for each attack.
 
-    Every point is one weight of the attack, written beside it, with 95 % intervals both ways; all curves begin at the
+    Every point is one weight of the attack, written beside it, with 95% intervals both ways; all curves begin at the
     honest visualizations (weight 0). Above them, for each attack, a visualization for every weight, and the target.
     """
     if measure not in MEASURES:
@@ -42,9 +42,9 @@ def trade_off(*results: TradeOff, measure: str = "success") -> Figure:
         for result in results:
             _curve(ax, result, measure)
         ax.set(xlabel="right answers on held-out natural images (right: behaves as before)", ylabel=MEASURES[measure])
-        ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")
+        ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f}%")
         if measure == "success":
-            ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
+            ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f}%")
             ax.set_ylim(-0.04, 1.06)
         ax.set_title("Up: the visualization is fooled. Numbers: the attack's weight.", loc="left")
         ax.legend(frameon=False, loc="lower left")

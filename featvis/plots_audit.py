@@ -30,7 +30,7 @@ WAYS = {
 
 
 def detected(areas: pd.DataFrame) -> Figure:
-    """Every attack against every check: the area under the ROC curve, its 95 % interval, and the networks' own areas.
+    """Every attack against every check: the area under the ROC curve, its 95% interval, and the networks' own areas.
 
     Bold where the interval and the area of every network lie above one half.
     """
@@ -57,7 +57,7 @@ def detected(areas: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(checks)), checks)
         ax.set_yticks(range(len(attacks)), attacks)
         ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-        ax.set_xlabel("area under the ROC curve; its 95 % interval; the area in each network", fontsize=9, labelpad=8)
+        ax.set_xlabel("area under the ROC curve; its 95% interval; the area in each network", fontsize=9, labelpad=8)
         ax.axvline(len(checks) - 1.5, color="white", lw=4)
         for side in ax.spines.values():
             side.set_visible(False)
@@ -66,7 +66,7 @@ def detected(areas: pd.DataFrame) -> Figure:
 
 
 def alarms(rates: pd.DataFrame, level: float = 0.05) -> Figure:
-    """How many units of honest networks stand out: a dot and a 95 % interval each, the last row all together."""
+    """How many units of honest networks stand out: a dot and a 95% interval each, the last row all together."""
     with _style():
         figure, ax = plt.subplots(figsize=(WIDTH, 0.7 + 0.34 * len(rates)))
         at = np.arange(len(rates))[::-1]
@@ -88,7 +88,7 @@ def alarms(rates: pd.DataFrame, level: float = 0.05) -> Figure:
         ax.set_ylim(-0.6, len(rates) - 0.1)
         ax.set_xlim(0, max(0.4, rates["high"].max() + 0.08))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-        ax.set_xlabel("units that stand out (p ≤ .05, all checks together), with 95 % intervals")
+        ax.set_xlabel("units that stand out (p ≤ .05, all checks together), with 95% intervals")
         figure.tight_layout(pad=0.6)
     return figure
 
@@ -119,7 +119,7 @@ def attacks(pictures: Mapping[str, Tensor], most: int = 3) -> Figure:
 def trade_offs(natural: pd.DataFrame, units: int) -> Figure:
     """What an attack gains (above) and costs (below) as its weight rises, for each attack of several strengths.
 
-    natural  rows of `audit.study.Trials.natural`, of one network; `units` attacked in each. Bars are 95 % Wilson
+    natural  rows of `audit.study.Trials.natural`, of one network; `units` attacked in each. Bars are 95% Wilson
              intervals, which take units and images for independent
     """
     several = natural[natural.groupby("attack")["strength"].transform("nunique") > 1]
@@ -156,7 +156,7 @@ def trade_offs(natural: pd.DataFrame, units: int) -> Figure:
 
 
 def remedies(table: pd.DataFrame) -> Figure:
-    """Which way of visualizing shows the truth under which attack: shares with 95 % Wilson intervals."""
+    """Which way of visualizing shows the truth under which attack: shares with 95% Wilson intervals."""
     ways, attacks = (list(dict.fromkeys(table[name])) for name in ("way", "attack"))
     colours = [VISUALIZATION, "#6d3fa8", "#2f7d4f", NATURAL]
     with _style():

@@ -108,7 +108,7 @@ def gate_along_ascent(gate: TrainedGate) -> Figure:
         ax.set_ylim(bottom, 1 + 0.04 * (1 - bottom))
         _steps(ax, [2**i for i in range(10)])
         ax.set_xlim(0.85, 600)
-        ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
+        ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f}%")
         each, images = len(gate.synthetic) // len(caught), gate.natural["images"].sum()
         above: Any = {"transform": ax.transAxes, "fontweight": "bold"}
         ax.text(0, 1.04, f"visualizations caught, of {each:,} at each step", color=VISUALIZATION, **above)
@@ -218,7 +218,7 @@ def shown_targets(linear: Fooling, aligned: Fooling, names: Sequence[str]) -> Fi
 
 
 def target_curves(linear: Fooling, aligned: Fooling) -> Figure:
-    """How like its target the visualization is, step by step: mean over targets with a 95 % bootstrap interval."""
+    """How like its target the visualization is, step by step: mean over targets with a 95% bootstrap interval."""
     lines = (("linear\nfilter", linear, INK, "--"), ("aligned\ndecoy", aligned, VISUALIZATION, "-"))
     with _style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9))
@@ -265,8 +265,8 @@ def matrix(frame: pd.DataFrame) -> Figure:
         ax.invert_yaxis()
         for (i, j), share in np.ndenumerate(shares):
             low, high = _wilson(round(share * frame["n"].iloc[i]), frame["n"].iloc[i])
-            ax.text(j, i - 0.14, f"{_percent(share)} %", ha="center", va="center", fontsize=11, fontweight="bold")
-            ax.text(j, i + 0.27, f"{_percent(low)}–{_percent(high)} %", ha="center", va="center", fontsize=8)
+            ax.text(j, i - 0.14, f"{_percent(share)}%", ha="center", va="center", fontsize=11, fontweight="bold")
+            ax.text(j, i + 0.27, f"{_percent(low)}–{_percent(high)}%", ha="center", va="center", fontsize=8)
         ax.set_xticks(range(len(columns)), columns.values(), fontsize=9)
         ax.set_yticks(
             range(len(frame)), [f"{method}  (n = {n:,})" for method, n in zip(frame["method"], frame["n"], strict=True)]
@@ -278,7 +278,7 @@ def matrix(frame: pd.DataFrame) -> Figure:
 
 
 def unseen(gate: TrainedGate) -> Figure:
-    """False positives by photograph (95 % Wilson intervals): of the gate, blue; of one trained without it, open."""
+    """False positives by photograph (95% Wilson intervals): of the gate, blue; of one trained without it, open."""
     table = gate.natural.set_index("group")[["images", "passed"]]
     known = bool(len(gate.unseen))
     if known:
@@ -302,7 +302,7 @@ def unseen(gate: TrainedGate) -> Figure:
         ax.tick_params(axis="y", length=0, pad=7)
         ax.grid(axis="y", color=INK, alpha=0.08)
         ax.set(xlim=(0, None), ylim=(-0.6, len(shown) - 0.4))
-        ax.xaxis.set_major_formatter("{x:g} %")
+        ax.xaxis.set_major_formatter("{x:g}%")
         cut = f" ({MOST} highest of {len(table):,})" if len(table) > MOST else ""
         ax.set_xlabel(f"natural images that the gate takes for visualizations{cut}")
         ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=2, frameon=False, handletextpad=0.2)
@@ -311,7 +311,7 @@ def unseen(gate: TrainedGate) -> Figure:
 
 
 def _wilson(count: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share."""
+    """The 95% interval of a share."""
     found = binomtest(count, n).proportion_ci(method="wilson")
     return max(0.0, found.low), min(1.0, found.high)
 

@@ -52,7 +52,7 @@ def chance(sizes: tuple[int, ...] = (3, 5)) -> Figure:
             table = exact_chance(k)
             bars = ax.bar(table["correct"], table["probability"], color=MUTED, width=0.7)
             for bar, p in zip(bars, table["probability"], strict=True):
-                label = "impossible" if p == 0 else f"{100 * p:.1f} %"
+                label = "impossible" if p == 0 else f"{100 * p:.1f}%"
                 ax.text(bar.get_x() + bar.get_width() / 2, p + 0.01, label, ha="center", fontsize=8)
             ax.set(title=f"{k} units", xlabel="correct matches", xticks=range(k + 1), ylim=(0, 0.6))
         axes[0, 0].set_ylabel("probability")
@@ -162,7 +162,7 @@ def humans(table: pd.DataFrame) -> Figure:
 
 
 def polysemy(table: pd.DataFrame) -> Figure:
-    """Units by clusters among their exemplars, and how often a machine matches them; black: means, 95 % bootstrap."""
+    """Units by clusters among their exemplars, and how often a machine matches them; black: means, 95% bootstrap."""
     rng = np.random.default_rng(0)
     with _style():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.9), sharey=True, width_ratios=(3, 2))

@@ -171,7 +171,7 @@ def survey(result: Survey, control: Survey | None = None) -> Figure:
             )
         if control is not None:
             ax.axhline(y[own - 1] - 0.5, color=INK, lw=1)
-        ax.xaxis.set_major_formatter("{x:g} %")
+        ax.xaxis.set_major_formatter("{x:g}%")
         ax.set_xlabel("share of the layer's units")
         figure.legend(loc="upper left", ncols=3, frameon=False, fontsize=8, columnspacing=1)
         figure.tight_layout(pad=0.6, rect=(0, 0, 1, 1 - 0.25 / figure.get_figheight()))
@@ -179,7 +179,7 @@ def survey(result: Survey, control: Survey | None = None) -> Figure:
 
 
 def reached(result: Strengths) -> Figure:
-    """Share of units that flip (95 % Wilson intervals over units), by strength, factor and margin."""
+    """Share of units that flip (95% Wilson intervals over units), by strength, factor and margin."""
     frame, usual = result.frame[result.frame["direction"] == "patch"], result.usual()
     panels: tuple[tuple[str, str, Mapping[str, tuple[pd.DataFrame, str]]], ...] = (
         (
@@ -206,7 +206,7 @@ def reached(result: Strengths) -> Figure:
                 ax.errorbar(x, share, errors, color=colour, label=name, ls="-" if number == 0 else "--", **look)
             ax.set_xticks(range(len(counts)), [f"{value:g}" for value in counts.index])
             ax.set(xlabel=label, ylim=(-0.03, 1.03))
-        axes[0].yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f} %")
+        axes[0].yaxis.set_major_formatter(lambda y, _: f"{100 * y:.0f}%")
         axes[0].set_ylabel("units that flip")
         axes[0].legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.05, 1.0))
         figure.tight_layout(pad=0.6)
@@ -247,7 +247,7 @@ def promised(result: Silencing) -> Figure:
         ax.text(result.recipe.margin, 1.02, "this network", color=VISUALIZATION, ha="center", fontsize=8,
                 transform=ax.get_xaxis_transform())  # fmt: skip
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g} %")
+        ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g}%")
         ax.set(
             xlabel="margin of the threshold, in standard deviations of natural responses",
             ylabel="probability of a wake",

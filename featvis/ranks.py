@@ -15,7 +15,7 @@ RESAMPLES = 4000
 
 
 class Related(NamedTuple):
-    """A rank correlation inside of groups with its 95 % bootstrap interval, and p from permuting inside of groups."""
+    """A rank correlation inside of groups with its 95% bootstrap interval, and p from permuting inside of groups."""
 
     low: float
     rho: float

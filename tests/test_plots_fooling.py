@@ -218,8 +218,8 @@ def test_the_matrix_prints_shares_with_their_intervals() -> None:
     (ax,) = figure.axes
     written = words(figure)
     found = binomtest(100, 400).proportion_ci(method="wilson")
-    assert f"{100 * found.low:.0f}–{100 * found.high:.0f} %" in written
-    assert {"100 %", "25 %", "50 %", "99 %", "75 %", "91–100 %", "pixels  (n = 40)", "MACO  (n = 400)"} <= set(written)
+    assert f"{100 * found.low:.0f}–{100 * found.high:.0f}%" in written
+    assert {"100%", "25%", "50%", "99%", "75%", "91–100%", "pixels  (n = 40)", "MACO  (n = 400)"} <= set(written)
     assert ax.collections[0].get_array().tolist() == table[[*shares]].to_numpy().tolist()
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first method on top
     assert plots._percent(0.997) == "99.7"

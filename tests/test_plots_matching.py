@@ -60,7 +60,7 @@ def test_machines_have_a_panel_each(by):
 def test_chance_names_what_is_impossible():
     figure = draw.chance((3, 5))
     assert [[t.get_text() for t in ax.texts].count("impossible") for ax in figure.axes] == [1, 1]
-    assert figure.axes[0].texts[0].get_text() == "33.3 %"
+    assert figure.axes[0].texts[0].get_text() == "33.3%"
 
 
 def test_a_trial_is_drawn_with_its_answer():

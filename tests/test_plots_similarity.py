@@ -156,7 +156,7 @@ def test_many_layers_are_named_now_and_then(result):
 def test_examples_are_shown_with_what_the_network_sees():
     pictures = {name: torch.full((2, 3, 16, 16), 0.2 * i) for i, name in enumerate(KINDS)}
     figure = plots.examples(pictures, {"visualizations": 0.5, "elsewhere": 1.0, "noise": 0.041}, KINDS)
-    assert {"visualizations\n50 %", "elsewhere\n100 %", "noise\n4 %"} <= set(words(figure))
+    assert {"visualizations\n50%", "elsewhere\n100%", "noise\n4%"} <= set(words(figure))
     shown = [float(ax.images[0].get_array().mean()) for ax in figure.axes]
     assert shown == pytest.approx([0, 0, 0.2, 0.2, 0.4, 0.4], abs=1e-6)
     assert to_hex(figure.axes[2].spines["top"].get_edgecolor()) == NATURAL

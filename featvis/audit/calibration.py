@@ -8,7 +8,7 @@ Three steps, from one unit's scores to one p-value that holds for all checks tog
 2. A check's tail is the smallest of its scores' tails times their number; a unit's is the smallest of its checks'.
 3. p-values are ranks: how many honest units have a tail as small, each held against the *other* honest networks only. A
    check's adjusted p-value ranks its tail among the honest units' smallest tails of all checks (the single step of
-   Westfall and Young 1993), so that 5 % of honest units, not of their checks, come out below 0.05.
+   Westfall and Young 1993), so that 5% of honest units, not of their checks, come out below 0.05.
 
 How many units may stand out is judged by a beta-binomial distribution whose two moments are those of honest networks:
 units of one network are alike. A whole network is judged by the mean of -log10 of its units' tails, check by check,

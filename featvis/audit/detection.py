@@ -25,7 +25,7 @@ TILE = 8  # pictures in a row of the widget's sheet
 def false_alarms(trials: Trials, calibration: Calibration) -> pd.DataFrame:
     """How many units of honest networks stand out: one row a network, and `all` of them.
 
-    `alarms` of `units` have p <= 0.05, all checks together; `rate` with its 95 % interval (`low`, `high`: Clopper and
+    `alarms` of `units` have p <= 0.05, all checks together; `rate` with its 95% interval (`low`, `high`: Clopper and
     Pearson 1934, which takes units for independent); `odd`, the checks that find the network as a whole unlike honest
     ones; `excess`, how probable as many alarms are.
     """
@@ -52,7 +52,7 @@ def detection(trials: Trials, calibration: Calibration) -> pd.DataFrame:
 
     One row for each attack, at its standard strength, and each check, and all together: `auc`, the mean of the areas in
     each network apart (`each`, in the order of `trials.natural`; nan where it has no score), as only units of one
-    network were the same before; its 95 % percentile bootstrap over units of either group in each network (`low`,
+    network were the same before; its 95% percentile bootstrap over units of either group in each network (`low`,
     `high`), how many units there are of each group (`units`), and the share of attacked (`found`) and of unattacked
     ones (`alarms`) with p <= 0.05. Two networks stand for no others: the intervals are of these networks, and where all
     units agree they have no width at all.

@@ -61,7 +61,7 @@ class Audit:
 
     @property
     def alarms(self) -> list[str]:
-        """The checks in which the network as a whole is unlike honest ones, at 5 % corrected for their number."""
+        """The checks in which the network as a whole is unlike honest ones, at 5% corrected for their number."""
         return self.checks.loc[self.checks["p_holm"] <= LEVEL, "check"].tolist()
 
     @property
@@ -71,7 +71,7 @@ class Audit:
 
     @property
     def outstanding(self) -> int:
-        """How many units stand out, of which 5 % do in an honest network."""
+        """How many units stand out, of which 5% do in an honest network."""
         return len(self.suspects)
 
     @property

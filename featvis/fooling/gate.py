@@ -69,7 +69,7 @@ class TrainedGate:
         return {"accuracy": float(right), "balanced": 1 - (fpr + fnr) / 2, "fpr": float(fpr), "fnr": float(fnr)}
 
     def intervals(self, resamples: int = 2000) -> dict[str, tuple[float, float]]:
-        """95 % percentile bootstrap over photographs (or classes) and units, the clusters that are independent."""
+        """95% percentile bootstrap over photographs (or classes) and units, the clusters that are independent."""
         rng = np.random.default_rng(0)
         natural = self.natural[["passed", "images"]].to_numpy()
         by_unit = self.synthetic.groupby("unit")["passed"].agg(["sum", "size"]).to_numpy()
@@ -84,7 +84,7 @@ class TrainedGate:
         return {name: (float(np.quantile(v, 0.025)), float(np.quantile(v, 0.975))) for name, v in found.items()}
 
     def by_step(self) -> pd.DataFrame:
-        """Step by step, the share of test visualizations that the gate catches, with a 95 % Wilson interval."""
+        """Step by step, the share of test visualizations that the gate catches, with a 95% Wilson interval."""
         from scipy.stats import binomtest
 
         rows = []

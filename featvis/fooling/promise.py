@@ -24,7 +24,7 @@ def upper_bound(wakes: float, images: float, confidence: float = CONFIDENCE) -> 
     """The largest probability that `wakes` among `images` independent images do not contradict.
 
     One-sided and exact (Clopper and Pearson 1934). Without any wake it is
-    1 - (1 - confidence)^(1 / images), about 3 / images for 95 %: the rule of three. Neither number need be whole: an
+    1 - (1 - confidence)^(1 / images), about 3 / images for 95%: the rule of three. Neither number need be whole: an
     effective number of images is not.
     """
     return 1.0 if wakes >= images else float(beta.ppf(confidence, wakes + 1, images - wakes))

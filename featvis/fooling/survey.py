@@ -38,7 +38,7 @@ class Survey:
 
     def frame(self) -> pd.DataFrame:
         """One row for each layer: units, those `silent` in training, `still silent` on held-out images, and `excitable`
-        all the same; with the upper 95 % bound, for a silent unit, of the share of training images that activate it."""
+        all the same; with the upper 95% bound, for a silent unit, of the share of training images that activate it."""
         silent = self.units["training"] == 0
         still = silent & (self.units["heldout"] == 0)
         table = self.units.assign(

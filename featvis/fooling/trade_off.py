@@ -55,7 +55,7 @@ class TradeOff:
     pictures: dict[str, Tensor] = field(repr=False)
 
     def curve(self) -> pd.DataFrame:
-        """One row for each weight: accuracy, success, correlation and more, each with a 95 % interval where it has one.
+        """One row for each weight: accuracy, success, correlation and more, each with a 95% interval where it has one.
 
         `accuracy` is agreement with the original where no image has a label; its interval, and that of `success` (the
         share of `to_target`), are Wilson's, the former for the images of one seed, which are the same for all;

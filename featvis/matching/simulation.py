@@ -99,7 +99,7 @@ class Studies:
     table: pd.DataFrame = field(repr=False)
 
     def frame(self) -> pd.DataFrame:
-        """One row for each term: truth, mean estimate, coverage of the 95 % intervals and of zero, with intervals.
+        """One row for each term: truth, mean estimate, coverage of the 95% intervals and of zero, with intervals.
 
         `coverage` is the share of studies whose interval holds the truth, `power` that of those whose interval
         excludes zero; both with exact binomial intervals over studies.

@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def accuracy(network: nn.Module, preprocess: Preprocess, images: NaturalImages) -> dict[str, Any]:
-    """Top-1 accuracy on independent images, with Wilson's 95 % interval."""
+    """Top-1 accuracy on independent images, with Wilson's 95% interval."""
     from scipy.stats import binomtest
 
     right, labels = hits(network, preprocess, images)

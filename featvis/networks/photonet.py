@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def accuracy(network: nn.Module, preprocess: Preprocess, images: NaturalImages) -> dict:
-    """Top-1 accuracy with a 95 % interval by bootstrap over classes: crops of one photograph are not independent."""
+    """Top-1 accuracy with a 95% interval by bootstrap over classes: crops of one photograph are not independent."""
     from scipy.stats import bootstrap
 
     right, labels = hits(network, preprocess, images)

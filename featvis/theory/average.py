@@ -66,7 +66,7 @@ def average_case(
     Two functions with the same extrema that differ by |f - g| at x cost every decoder half of that for one of them.
     `worst` is for the image where most is open; `one` the mean for a pair that was built for the first image; `all` for
     a pair built to lie apart everywhere. Pairs are built with the first half of the images and measured on the second.
-    Intervals (`_low`, `_high`) are 95 % bootstraps over `groups`, the photographs that the images were cut from.
+    Intervals (`_low`, `_high`) are 95% bootstraps over `groups`, the photographs that the images were cut from.
     """
     frame, half = [], len(natural) // 2
     for klass, seen in rows:
@@ -91,7 +91,7 @@ def average_case(
 
 
 def _interval(means: np.ndarray) -> tuple[float, float, float]:
-    """(low, mean, high): a 95 % bootstrap over groups."""
+    """(low, mean, high): a 95% bootstrap over groups."""
     rows = np.random.default_rng(0).integers(len(means), size=(4000, len(means)))
     low, high = np.quantile(means[rows].mean(1), [0.025, 0.975])
     return float(low), float(means.mean()), float(high)

@@ -163,7 +163,7 @@ def _batches(
 def batch_size(size: tuple[int, int], device: torch.device) -> int:
     """Images at once, 4 to 64: as many pixels as 64 of 96 x 96 pixels have, on a processor as 32 of them.
 
-    An image of PhotoNet in a batch of 32 took 92 % of its time in one of 64 (two threads, inception3a and 4b), fewer
+    An image of PhotoNet in a batch of 32 took 92% of its time in one of 64 (two threads, inception3a and 4b), fewer
     gained no more; an image of 224 pixels takes least in batches of 4.
     """
     pixels = (32 if device.type == "cpu" else 64) * 96 * 96

@@ -167,7 +167,7 @@ function words(one, x, guess, options, answered, values, share) {
   const kind = low > 0.5 || high < 0.5 ? "known" : "";
   if (!answered) return [kind, `Your guess: f(x) = ${number(guess)}. The adversary has two functions ready.`];
   const side = low > 0.5 ? ", so it is surely nearer to the maximum" : high < 0.5 ? ", so it is surely nearer to the minimum" : "";
-  const part = share ? ` A side is sure on ${Math.round(100 * share)} % of the line.` : "";
+  const part = share ? ` A side is sure on ${Math.round(100 * share)}% of the line.` : "";
   return [kind, `Both fit all you saw: one gives ${number(values[0])}, the other ${number(values[1])}; for one of them you are off by ${number(miss)}. `
     + `${one.why} Certain is only that f(x) lies between ${number(low)} and ${number(high)}${side}; no guess is safe by less than ${number((high - low) / 2)}.${part}`];
 }

@@ -13,7 +13,7 @@ function h(tag, props = {}, ...children) {
   return element;
 }
 const small = (p) => (p == null ? "not asked" : p < 0.001 ? "p < .001" : `p = ${p.toFixed(3).replace(/^0/, "")}`);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const NAMES = ["visualization before", "visualization after", "strongest exemplar after"];
 
 function render({ model, el }) {

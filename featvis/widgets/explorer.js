@@ -111,7 +111,7 @@ function sheets(model, note) {
   };
 }
 
-// Where tile `index` lies, as a CSS background. Tiles are drawn 3 % larger than their box, so that no neighbour shines in.
+// Where tile `index` lies, as a CSS background. Tiles are drawn 3% larger than their box, so that no neighbour shines in.
 function background(sheet, index, columns, side) {
   const zoom = 1.03;
   const across = Math.max(1, Math.round(sheet.width / side));
@@ -511,7 +511,7 @@ function render({ model, el }) {
     if (!(r.hi > r.lo)) return h("div", { class: "activations" }, title, h("p", {}, `On every natural image this unit’s activation is ${format(r.lo)}.`));
     const figure = h("div", { class: "histogram" });
     watch(figure, (width) => width > 60 && figure.replaceChildren(histogram(r, Math.round(width), layer().labels ? "logit" : "mean over the map")));
-    const names = ["1 %", "25 %", "median", "75 %", "99 %"];
+    const names = ["1%", "25%", "median", "75%", "99%"];
     return h("div", { class: "activations" }, title, figure,
       h("p", { class: "legend" }, h("i", { class: "key box" }), "quantiles ", h("i", { class: "key exemplar" }), "images shown here"),
       h("div", { class: "quantiles" }, names.map((name, i) => h("div", {}, h("span", {}, `${name} `), format(r.q?.[i])))),

@@ -184,7 +184,7 @@ function render({ model, el }) {
   }, Object.keys(RATES).map((name) => h("option", { value: name }, name)));
   const transforms = h("fieldset", {}, h("legend", {}, "Transforms"),
     transform("jitter", "jitter", range(0, 32, 1), (v) => `${v} px of 224`),
-    transform("scale", "scale", range(0, 0.4, 0.01), (v) => `± ${Math.round(100 * v)} %`),
+    transform("scale", "scale", range(0, 0.4, 0.01), (v) => `± ${Math.round(100 * v)}%`),
     transform("degrees", "rotate", range(0, 45, 1), (v) => `± ${v}°`));
   const crops = h("p", { class: "hint" }, "maco looks at random crops instead.");
   transforms.append(crops);

@@ -25,7 +25,7 @@ function format(value) {
   return (size >= 1000 ? value.toFixed(0) : value.toPrecision(3)).replaceAll("-", "−");
 }
 const short = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}%`;
 const clip = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 function ticks(low, high, most) {

@@ -105,7 +105,7 @@ def test_strength_attack_and_unit_move_pictures_and_verdicts(desk, address):
     desk.open(f"{address}/light.html")
     assert desk.out == ["agreement", "gates"]
     assert desk.words.startswith(
-        "Stands out (p = .001, all checks together): agreement, gates. On natural images, 91.0 %"
+        "Stands out (p = .001, all checks together): agreement, gates. On natural images, 91.0%"
     )
     assert desk.tiles == ["9", "10", "11"]
     desk.js("root.querySelector('input').focus()")

@@ -87,7 +87,7 @@ def test_switch_is_used_by_keyboard(switch, address):
     switch.open(f"{address}/light.html")
     slider = switch.find("input")
     assert slider.get_attribute("aria-label") == "Share of the visualization in the mix"
-    assert slider.get_attribute("aria-valuetext") == "0 % visualization; the gate says natural"
+    assert slider.get_attribute("aria-valuetext") == "0% visualization; the gate says natural"
     assert (
         switch.words == f"The gate says natural: B is open, A shows the original unit ({DATA['pairs'][0]['F'][0]:.2f})."
     )
@@ -99,10 +99,10 @@ def test_switch_is_used_by_keyboard(switch, address):
     switch.press(Keys.ARROW_RIGHT)  # over the flip
     decoy = DATA["pairs"][0]["D"][18]
     assert switch.words == f"The gate says visualization: C is open, A shows the decoy ({decoy:.2f})."
-    assert slider.get_attribute("aria-valuetext") == "45 % visualization; the gate says visualization"
+    assert slider.get_attribute("aria-valuetext") == "45% visualization; the gate says visualization"
     assert switch.find("[data-box=A] .value").text == f"{decoy:.2f}"
     assert switch.find("[data-box=E]").text.split("\n")[-1].endswith("visualization")
-    assert switch.find(".picture").get_attribute("aria-label") == "a mix of 55 % natural image and 45 % visualization"
+    assert switch.find(".picture").get_attribute("aria-label") == "a mix of 55% natural image and 45% visualization"
     assert switch.js("return root.querySelectorAll('.picture img')[1].style.opacity") == "0.45"
     switch.turned(SYNTHETIC, "CA", "BA")
     switch.press(Keys.END)

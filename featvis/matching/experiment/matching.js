@@ -237,7 +237,7 @@ export async function run(el, study, store) {
 // ---------------------------------------------------------------- the demonstration (anywidget)
 
 const KINDS = { exemplar: "natural with natural", visualization: "visualization with natural" };
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}%`;
 
 function score(data, answers) {
   const hits = (kind, given) => data.trials.reduce((sum, trial, i) => sum + (trial.kind === kind ? trial.answer.filter((slot, j) => slot === given(trial, i)[j]).length : 0), 0);
@@ -254,7 +254,7 @@ function score(data, answers) {
   };
   const table = h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "matched rightly"), kinds.map((kind) => h("th", { scope: "col" }, KINDS[kind])))),
     h("tbody", {}, rows.map(([name, type, values]) => h("tr", { class: type }, h("th", { scope: "row" }, name), values.map((right, i) => bar(right, size(kinds[i])))))));
-  const odds = data.at_least[total], once = odds > 0.01 ? percent(odds) : "less than 1 %";
+  const odds = data.at_least[total], once = odds > 0.01 ? percent(odds) : "less than 1%";
   return [`You matched ${total} of ${all} rows rightly. Guessing gets at least as many in ${once} of all cases (counted exactly over all permutations).`, h("div", { class: "score" }, table),
     "The machine observers are programs that compare numbers; no person's answers are shown here but yours, and yours stay in this page."];
 }
