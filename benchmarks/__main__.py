@@ -11,8 +11,8 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("steps", "bf16", "abreast", "climb", "googlenet", "memory", "network")
-PARTS += ("spearman", "paths", "audit", "ray", "cost")
+PARTS = ["steps", "bf16", "abreast", "climb", "googlenet", "memory", "network", "spearman", "paths", "audit", "ray"]
+PARTS += ["cost"]
 
 
 TITLES = {

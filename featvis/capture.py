@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -40,7 +40,7 @@ def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Ten
 
     def run(x: Tensor) -> dict[str, Tensor]:
         found.clear()
-        with suppress(_Done):
+        with suppress(_Done), evaluating(network):
             network(x)
         return dict(found)
 
@@ -50,6 +50,24 @@ def capture(network: nn.Module, layers: Iterable[str]) -> Iterator[Callable[[Ten
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within the context all modules are in eval mode; those that were in training mode are again afterwards."""
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def as_tokens(found: dict[str, Tensor], channels_last: Container[str]) -> dict[str, Tensor]:
+    """{layer: output} with the places of maps (n, h, w, c) as tokens, (n, h w, c)."""
+    return {name: output.flatten(1, 2) if name in channels_last else output for name, output in found.items()}
 
 
 def first_tensor(output: Any) -> Any:

@@ -20,7 +20,7 @@ from featvis.errors import FeatvisError, listed
 from featvis.images import NaturalImages
 from featvis.scan import Pass, Scan, shard
 from featvis.shelf import shelved
-from featvis.subjects import Subject
+from featvis.subjects import Subject, row_of
 
 SPARE = 6  # candidates kept for each exemplar, so that overlapping crops can be left out
 ROUNDING = 1e-3  # of the largest activation
@@ -76,7 +76,7 @@ class Exemplars:
     def pictures(self, natural: NaturalImages, unit: str, side: str = "top") -> Tensor:
         """The exemplars of one unit as images (k, 3, size, size)."""
         ids = self.top_ids if side == "top" else self.bottom_ids
-        return torch.stack([natural.image(str(id)) for id in ids[self.units.index(unit)] if id])
+        return torch.stack([natural.image(str(id)) for id in ids[row_of(self.units, unit)] if id])
 
     def difference(self, again: Exemplars) -> str:
         """ "" if the strongest activations are the same but for rounding; else by how much they differ."""
@@ -111,7 +111,7 @@ class Exemplars:
 def exemplars(
     subject: Subject,
     natural: NaturalImages,
-    units: Sequence[str],
+    units: Sequence[str] | str,
     k: int = 9,
     *,
     distinct: bool = True,
@@ -130,6 +130,7 @@ def exemplars(
     Raises FeatvisError if there is no image, for images of another size than the subject's, and if k is not between 1
     and the number of images.
     """
+    units = [units] if isinstance(units, str) else units
     wanted = [name for entry in units for name in (subject.units(entry) if entry in subject.layers else [entry])]
     chosen = [subject.unit(name) for name in wanted]
     if not 1 <= k <= len(natural):

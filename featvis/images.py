@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,17 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from featvis import budget, photographs
-from featvis.errors import FeatvisError, listed
+from featvis.errors import FeatvisError, listed, reason
 from featvis.streams import NaturalImages as NaturalImages
 from featvis.streams import Stream
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 _BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 PHOTO_CROPS = {"train": 6800, "heldout": 5100, "all": 11_900}  # 400, 300 and 700 crops of each photograph
+HASHED = 64  # images of a data set whose pixels its fingerprint knows
 OWN = ("cifar10", "imagenette")  # data sets that come in two parts
 USUAL = {"photonet": "photos", "cifarnet": "cifar10"}  # subject -> source of the images that it was trained on
 
@@ -107,8 +109,11 @@ class FolderImages(Stream):
             raise FeatvisError(f"{str(folder)!r} is no folder of images; give 'photos' or a folder that exists.")
         files = sorted(f for f in self.folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
         if n is not None and n < len(files):  # spread over the classes, the same files every time
-            files = [files[i] for i in sorted(np.random.default_rng(0).permutation(len(files))[:n])]
-        self._files = [f for f in files if self._usable(f)]
+            order = np.random.default_rng(0).permutation(len(files))
+            usable = islice((i for i in order if self._usable(files[i])), n)
+            self._files = [files[i] for i in sorted(usable)]
+        else:
+            self._files = [f for f in files if self._usable(f)]
         if not self._files:
             found = f"its files cannot be used: {listed(self.skipped, 3)}" if self.skipped else "it holds no image file"
             raise FeatvisError(f"{str(folder)!r} has no usable image, {found}; valid are {listed(sorted(SUFFIXES))}.")
@@ -146,7 +151,7 @@ class FolderImages(Stream):
     def image(self, id: str) -> Tensor:
         try:
             with Image.open(self.folder / id) as image:
-                return _centre_crop(image, self.size)
+                return _centre_crop(ImageOps.exif_transpose(image), self.size)  # upright, as phones mean it
         except _BROKEN as error:
             raise FeatvisError(f"{id}: not a readable image ({type(error).__name__})") from error
 
@@ -157,7 +162,11 @@ class FolderImages(Stream):
 
 
 class DatasetImages(Stream):
-    """A torchvision data set (or any sequence) of (PIL image or tensor, label)."""
+    """A torchvision data set (or any sequence) of (PIL image, array or tensor in [0, 1], label).
+
+    Images that cannot be read are left out and named in `skipped` when they are met. The fingerprint knows the text of
+    the data set and the pixels of up to `HASHED` images, spread over all.
+    """
 
     def __init__(self, dataset: Sequence[Any], n: int | None = None, size: int = 224, name: str | None = None):
         super().__init__()
@@ -176,20 +185,36 @@ class DatasetImages(Stream):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         number = int(self._order[index])
-        image, label = self.dataset[number]
+        image, label = self._item(number)
         return _centre_crop(_to_pil(image), self.size), int(label), str(number)
+
+    def _item(self, number: int) -> tuple[Any, Any]:
+        try:
+            item = self.dataset[number]
+        except _BROKEN as error:
+            raise FeatvisError(f"{number}: not a readable image ({reason(error)})") from error
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise FeatvisError(
+                f"{self.name} gives a {type(item).__name__} for an image; valid is a pair of an image and its label."
+            )
+        return item[0], item[1]
 
     def label(self, index: int) -> int:
         number = int(self._order[index])
         targets = getattr(self.dataset, "targets", None)  # most of torchvision's data sets list them
-        return int(self.dataset[number][1] if targets is None else targets[number])
+        return int(self._item(number)[1] if targets is None else targets[number])
 
     def image(self, id: str) -> Tensor:
-        return _centre_crop(_to_pil(self.dataset[int(id)][0]), self.size)
+        return _centre_crop(_to_pil(self._item(int(id))[0]), self.size)
 
-    @property
+    @cached_property  # it looks at images
     def fingerprint(self) -> str:
-        return _digest("dataset", self.name, self.size, self._order.tolist(), repr(self.dataset))
+        pixels = hashlib.sha256()
+        for number in self._order[:: max(1, len(self) // HASHED)].tolist():
+            with suppress(FeatvisError):
+                pixels.update(np.asarray(_to_pil(self._item(number)[0])).tobytes())
+        text = repr(self.dataset)
+        return _digest("dataset", self.name, self.size, self._order.tolist(), text, pixels.hexdigest())
 
 
 class _Half(Stream):
@@ -296,11 +321,20 @@ def _parse(id: str) -> tuple[str, tuple[int, int, int]]:
     return name, (x, y, side)
 
 
-def _to_pil(image: Image.Image | Tensor) -> Image.Image:
+def _to_pil(image: Any) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image).permute(2, 0, 1) if image.ndim == 3 else torch.from_numpy(image)
     if isinstance(image, Tensor):
         from featvis._torchvision import torchvision
 
+        low, high = image.min().item(), image.max().item()
+        if image.is_floating_point() and not (low >= 0 and high <= 1):
+            raise FeatvisError(
+                f"an image has values from {low:.3g} to {high:.3g}; valid are 0 to 1: the subject normalizes."
+            )
         return torchvision.transforms.functional.to_pil_image(image)
+    if not isinstance(image, Image.Image):
+        raise FeatvisError(f"a {type(image).__name__} came for an image; valid are PIL images, arrays and tensors.")
     return image
 
 

@@ -196,6 +196,8 @@ def _fold_batch_norm(body: fx.GraphModule) -> None:
         before = node.args[0]
         if before.op != "call_module" or not isinstance(conv := modules[before.target], nn.Conv2d):
             continue
+        if not _is_bare(conv):
+            continue
         if before in kept or len(before.users) > 1 or calls[before.target] > 1 or calls[node.target] > 1:
             continue
         _set(body, before.target, fuse_conv_bn_eval(conv, norm))
@@ -290,9 +292,13 @@ def _merge_alike(body: fx.GraphModule) -> None:
 
 def _is_plain(conv: nn.Module) -> bool:
     """Whether a module is a convolution without groups, hooks and reparameterized weights."""
+    return isinstance(conv, nn.Conv2d) and conv.groups == 1 and _is_bare(conv)
+
+
+def _is_bare(conv: nn.Module) -> bool:
+    """Whether a module is a convolution without hooks and reparameterized weights."""
     return (
         type(conv) is nn.Conv2d
-        and conv.groups == 1
         and not (conv._forward_hooks or conv._forward_pre_hooks or list(conv.buffers()))
         and {name for name, _ in conv.named_parameters()} <= {"weight", "bias"}
     )
@@ -304,8 +310,9 @@ def _set(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def with_rectifiers(network: nn.Module) -> nn.Module:
-    """`network` itself, its ReLU modules replaced by rectifiers."""
+    """`network` itself, its ReLU modules without hooks replaced by rectifiers."""
     for path, module in list(network.named_modules()):
-        if path and isinstance(module, (nn.ReLU, nn.ReLU6)):
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        if path and isinstance(module, (nn.ReLU, nn.ReLU6)) and not hooked:
             _set(network, path, Rectifier(6.0 if isinstance(module, nn.ReLU6) else float("inf"), module.inplace))
     return network

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from featvis import budget
-from featvis.capture import capture, first_tensor
-from featvis.cut import Cut, cut
+from featvis.capture import as_tokens, capture, evaluating, first_tensor
+from featvis.cut import Cut, copied, cut
 from featvis.errors import FeatvisError, listed, reason
 
 if TYPE_CHECKING:
     from featvis.images import NaturalImages
 
 
+LUMINANCE = (0.299, 0.587, 0.114)
+NOT_OWN = ("builtins", "torch", "torchvision", "featvis")  # whose code has versions
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """From images in [0, 1] to the network's input: (image - mean) / std, per channel.
 
-    `size` is the (height, width) that the network expects.
+    `size` is the (height, width) that the network expects. With one mean and one std it gets grey images, the
+    luminance of coloured ones (ITU-R BT.601, as Pillow's).
     """
 
     size: tuple[int, int]
@@ -36,6 +42,14 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         """Raises FeatvisError for a size that no image has, and for numbers that would make no finite input."""
+        for name, counts in (("size", (2,)), ("mean", (1, 3)), ("std", (1, 3))):
+            given = getattr(self, name)
+            if not isinstance(given, Sequence) or len(given) not in counts:
+                valid = "(height, width)" if name == "size" else "3 numbers, or one for grey images, such as (0.5,)"
+                raise FeatvisError(f"{name}={given!r} was given; valid is {valid}.")
+            object.__setattr__(self, name, tuple(given))
+        if len(self.mean) != len(self.std):
+            raise FeatvisError(f"mean {self.mean} and std {self.std} were given; valid are as many of both.")
         if min(self.size) < 1:
             raise FeatvisError(
                 f"images of {self.size[0]} x {self.size[1]} pixels were named; valid are 1 x 1 and more."
@@ -44,7 +58,9 @@ class Preprocess:
             raise FeatvisError(f"mean {self.mean} and std {self.std} were given; valid are finite ones, std above 0.")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) in [0, 1] -> (n, 3, h, w) as the network wants it."""
+        """(n, 3, h, w) in [0, 1] -> (n, 3, h, w) as the network wants it, or (n, 1, h, w)."""
+        if len(self.mean) == 1 and images.shape[-3] == 3:
+            images = (images * _by_channel(LUMINANCE, images.dtype, images.device)).sum(-3, keepdim=True)
         mean, std = (_by_channel(values, images.dtype, images.device) for values in (self.mean, self.std))
         return (images - mean) / std
 
@@ -63,6 +79,13 @@ class Unit(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.layer}:{self.index}"
+
+
+def row_of(units: Sequence[str], unit: str | Unit) -> int:
+    """Where a unit stands among those of a result. Raises FeatvisError where it does not."""
+    if str(unit) not in units:
+        raise FeatvisError(f"{str(unit)!r} is not among the units of this result: {listed(units, 20)}.")
+    return list(units).index(str(unit))
 
 
 def unit_means(activation: Tensor) -> Tensor:
@@ -111,8 +134,12 @@ class Subject:
             raise FeatvisError(
                 f"the device {device!r} cannot be used here ({reason(error)}); give cpu, or leave it out."
             ) from error
+        odd = {str(p.dtype) for p in self.network.parameters() if p.is_floating_point() and p.dtype != torch.float32}
+        if odd:
+            raise FeatvisError(f"the weights of {name} are {listed(sorted(odd))}; valid is float32: network.float().")
         self.classes = tuple(classes)
         self._examples, self._late = tuple(examples), late
+        self._hashed: tuple[Any, str] | None = None
         if not self.layers:
             raise FeatvisError(f"{name} has no layer with a tensor output; at least one submodule is needed.")
         logits = list(self.layers.values())[-1]
@@ -127,19 +154,44 @@ class Subject:
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Every module with a tensor output, in the order of execution: name -> shape of its output without n.
 
-        Of several outputs the first counts: of attention what it gives out, not its weights.
+        Of several outputs the first counts: of attention what it gives out, not its weights. What does not go by images
+        is left out, such as a transformer's whose tokens come first.
         """
+        return self._seen[0]
+
+    @property
+    def channels_last(self) -> frozenset[str]:
+        """The layers that put out maps (n, h, w, c); their places count as tokens, (n, h w, c)."""
+        return self._seen[1]
+
+    @cached_property
+    def _seen(self) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
         shapes: dict[str, tuple[int, ...]] = {}
+        last: set[str] = set()
+        features: list[int] = []  # of the last module that works along the last dimension, until one works on maps
 
         def note(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-                if isinstance(output := first_tensor(output), Tensor):
-                    shapes.setdefault(name, tuple(output.shape[1:]))
+            def hook(module: nn.Module, _inputs: object, output: object) -> None:
+                if not isinstance(output := first_tensor(output), Tensor) or output.shape[:1] != probe.shape[:1]:
+                    return
+                shape = tuple(output.shape[1:])
+                if isinstance(module, nn.Linear):
+                    features[:] = [module.out_features]
+                elif isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+                    features[:] = module.normalized_shape  # torchvision has one that works on maps as they usually are
+                elif isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+                    features.clear()
+                if name in shapes:
+                    return
+                if len(shape) == 3 and features == [shape[2]] != [shape[0]]:
+                    last.add(name)
+                    shape = (shape[0] * shape[1], shape[2])
+                shapes[name] = shape
 
             return hook
 
         height, width = self.preprocess.size
-        probe = self.preprocess(torch.full((1, len(self.preprocess.mean), height, width), 0.5, device=self.device))
+        probe = self.preprocess(torch.full((2, len(self.preprocess.mean), height, width), 0.5, device=self.device))
         handles = [m.register_forward_hook(note(name)) for name, m in self.network.named_modules() if name]
         try:
             with torch.no_grad():
@@ -150,7 +202,7 @@ class Subject:
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: shape for name, shape in shapes.items() if len(shape) in (1, 2, 3)}
+        return {name: shape for name, shape in shapes.items() if len(shape) in (1, 2, 3)}, frozenset(last)
 
     @cached_property
     def memory_format(self) -> torch.memory_format:
@@ -158,11 +210,11 @@ class Subject:
 
         A `forward` that makes rows of maps by `x.view(n, -1)` takes channels first alone.
         """
-        copied = copy.deepcopy(self.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        whole = copied(self.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         grey = torch.full((2, len(self.preprocess.mean), *self.preprocess.size), 0.5, device=self.device)
         try:
             with torch.no_grad():
-                copied(self.preprocess(grey).contiguous(memory_format=torch.channels_last))
+                whole(self.preprocess(grey).contiguous(memory_format=torch.channels_last))
         except RuntimeError:
             return torch.contiguous_format
         return torch.channels_last
@@ -241,10 +293,12 @@ class Subject:
 
         Many networks take any size, and answer smaller images otherwise: nothing but this would tell.
         """
-        needed = self.preprocess.size[0]
+        height, width = self.preprocess.size
+        if height != width:
+            raise FeatvisError(f"natural images are square; {self.name} needs {height} x {width} pixels.")
         for natural in streams:
-            if natural.size != needed:
-                raise FeatvisError(f"{natural.name} has images of {natural.size} pixels; {self.name} needs {needed}.")
+            if natural.size != height:
+                raise FeatvisError(f"{natural.name} has images of {natural.size} pixels; {self.name} needs {height}.")
 
     def until(self, *layers: str, before_relu: bool = False) -> Cut:
         """The network cut right after the given layers: a frozen copy, preprocessed images -> {layer: output}.
@@ -252,22 +306,31 @@ class Subject:
         With `before_relu`, a layer that ends in a ReLU gives what enters it instead.
         """
         known = [self._known(layer) for layer in layers]
-        return cut(self.network, known, before_relu=before_relu, memory_format=self.memory_format)
+        shape = (2, len(self.preprocess.mean), *self.preprocess.size)
+        probe = self.prepared(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+        return cut(
+            self.network,
+            known,
+            before_relu=before_relu,
+            memory_format=self.memory_format,
+            probe=probe,
+            channels_last=self.channels_last,
+        )
 
     def activations(
-        self, images: Tensor | Iterable[Tensor], layers: Sequence[str], batch_size: int = 64
+        self, images: Tensor | Iterable[Tensor], layers: Sequence[str] | str, batch_size: int = 64
     ) -> Iterator[dict[str, Tensor]]:
         """Stream activations: for each batch of images (n, 3, h, w) in [0, 1] one {layer: (n, channels, ...)}.
 
         Only one batch is held at a time; nothing after the last of `layers` is computed.
         """
-        layers = [self._known(layer) for layer in layers]
+        layers = [self._known(layer) for layer in ([layers] if isinstance(layers, str) else layers)]
         batches = images.split(batch_size) if isinstance(images, Tensor) else images
         _ = self.memory_format  # is found out before there are hooks
         with capture(self.network, layers) as run:
             for batch in batches:
                 with torch.inference_mode():
-                    yield run(self.prepared(batch))
+                    yield as_tokens(run(self.prepared(batch)), self.channels_last)
 
     def logits(self, images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         """The network's output (n, classes), batch by batch; of several, the first.
@@ -276,7 +339,7 @@ class Subject:
         """
         batches = images.split(64) if isinstance(images, Tensor) else images
         for batch in batches:
-            with torch.inference_mode():
+            with torch.inference_mode(), evaluating(self.network):
                 found = first_tensor(self.network(self.prepared(batch)))
             if not isinstance(found, Tensor) or found.dim() != 2:
                 what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
@@ -287,14 +350,23 @@ class Subject:
         """What the network gets of images (n, 3, h, w) in [0, 1]: preprocessed, on its device, in its format."""
         return self.preprocess(images.to(self.device)).contiguous(memory_format=self.memory_format)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """A hash of architecture, weights, preprocessing and class names: another network, another fingerprint."""
-        digest = hashlib.sha256(repr((str(self.network), self.preprocess, self.classes)).encode())
-        for name, tensor in self.network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """A hash of architecture, weights, preprocessing and class names: another network, another fingerprint.
+
+        Of code that does not come with torch, torchvision or featvis its text counts, too.
+        """
+        state = self.network.state_dict()
+        now = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in state.values())
+        if self._hashed is None or self._hashed[0] != now:  # written in place, as training does
+            digest = hashlib.sha256(repr((str(self.network), self.preprocess, self.classes)).encode())
+            for text in _own_code(self.network):
+                digest.update(text.encode())
+            for name, tensor in state.items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            self._hashed = now, digest.hexdigest()[:16]
+        return self._hashed[1]
 
     @property
     def _example(self) -> str:
@@ -306,3 +378,14 @@ class Subject:
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise FeatvisError(f"{self.name} has no layer {layer!r}{hint}; it has {listed(self.blocks, 40)}.")
         return layer
+
+
+def _own_code(network: nn.Module) -> list[str]:
+    """The source of all methods of modules that are a reader's own, where Python knows it."""
+    kinds = {kind for module in network.modules() for kind in type(module).__mro__}
+    own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in NOT_OWN]
+    found = []
+    for method in (value for kind in own for value in vars(kind).values() if inspect.isfunction(value)):
+        with suppress(OSError):
+            found.append(inspect.getsource(method))
+    return sorted(found)

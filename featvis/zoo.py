@@ -35,6 +35,11 @@ _SHOWN: dict[str, dict[str, Any]] = {  # what a chapter shows of an embedded net
 }
 
 
+# What checkpoints call the weights among other things
+HOLDERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "net", "network")
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")  # what wrappers put before a parameter's name
+
+
 class Manipulation(NamedTuple):
     """How a file that holds a manipulated network is read; what it says of itself is text in its metadata."""
 
@@ -84,6 +89,11 @@ def _load(
         if weights is not None:
             fit(name_or_module, read_weights(weights), str(weights))
         return Subject(name or type(name_or_module).__name__.lower(), name_or_module, preprocess, classes, device)
+    if preprocess is not None or classes:
+        raise FeatvisError(
+            f"{name_or_module} has its own preprocessing and class names; preprocess=... and classes=... are for a module "
+            "of your own."
+        )
     if name_or_module in EMBEDDED:
         return _embedded(name_or_module, weights, device, name)
     if name_or_module not in torchvision_names():
@@ -235,20 +245,33 @@ def read_weights(file: str | Path, or_else: str = "") -> dict[str, Tensor]:
                 "state_dict() of its network with safetensors or torch.save."
             ) from error
         raise FeatvisError(f"{str(file)!r} is not a whole weights file ({reason(error)}).") from error
-    for key in ("state_dict", "model"):
+    for key in HOLDERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
         for key, value in state.items()
     ):
-        raise FeatvisError(f"{str(file)!r} holds no state dict (parameter name -> tensor).")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+        found = listed(sorted(map(str, state)), 5) if isinstance(state, dict) else f"a {type(state).__name__}"
+        raise FeatvisError(
+            f"{str(file)!r} holds no state dict (parameter name -> tensor) but {found}; checkpoints keep one under "
+            f"{listed(HOLDERS)}."
+        )
+    return state
+
+
+def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as the network's own, where all of them begin with what a wrapper put before them."""
+    for prefix in WRAPPERS * 2:  # two may be nested
+        if not state.keys() & own.keys() and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def fit(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load `state` into `network`, or say in one sentence what does not fit."""
     own = network.state_dict()
+    state = _without_prefix(state, own)
     missing = [key for key in own if key not in state]
     extra = [key for key in state if key not in own]
     shapes = [

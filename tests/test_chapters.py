@@ -13,6 +13,7 @@ from featvis import budget, cifar
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+TEMPLATE = ROOT / "notebooks" / "_template.ipynb"  # what a contributor copies passes as it is
 
 
 def executed(chapter: Path, **settings: str) -> list[nbformat.NotebookNode]:
@@ -31,7 +32,7 @@ def executed(chapter: Path, **settings: str) -> list[nbformat.NotebookNode]:
     return code
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("chapter", [*CHAPTERS, TEMPLATE], ids=lambda path: path.stem)
 def test_a_reader_sees_short_cells(chapter):
     """Code that only puts results into words is folded, in the page and in JupyterLab; what is seen is short."""
     first, *others = [cell for cell in nbformat.read(chapter, as_version=4).cells if cell.cell_type == "code"]
@@ -50,6 +51,11 @@ def test_a_chapter_runs_and_shows_its_figures(chapter, monkeypatch):
     for cell in executed(chapter):
         assert not any(output.output_type == "stream" and output.name == "stderr" for output in cell.outputs)
         assert 'class="admonition' not in str(cell.outputs), "nothing to be said of the network the book is about"
+
+
+def test_the_template_is_a_chapter(tmp_path):
+    for cell in executed(TEMPLATE, FEATVIS_SHELF=str(tmp_path), **{budget.BUDGET: budget.QUICK}):
+        assert not any(output.output_type == "stream" and output.name == "stderr" for output in cell.outputs)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from featvis.capture import first_tensor
+from featvis.capture import as_tokens, first_tensor
 from featvis.subjects import Subject, Unit
 from featvis.visualize.objectives import unit_means_of
 
@@ -27,7 +27,7 @@ def parts_of(subject: Subject, layer: str) -> list[str]:
 
 def _channels_first(subject: Subject, name: str, module: nn.Module) -> bool:
     """Whether a module's channels are where a map's are: some networks put linear layers on maps, channels last."""
-    return not (isinstance(module, nn.Linear) and len(subject.layers[name]) == 3)
+    return name not in subject.channels_last
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ def gradient_shares(subject: Subject, unit: Unit, images: Tensor) -> Tensor:
     def last(_module: nn.Module, _inputs: object, output: object) -> None:
         found.setdefault("", first_tensor(output))
 
+    def tokens(name: str, output: Tensor) -> Tensor:
+        return as_tokens({name: output}, subject.channels_last)[name]
+
     modules, rows = dict(subject.network.named_modules()), []
     with ExitStack() as stack:
         for name in parts:
@@ -129,7 +132,7 @@ def gradient_shares(subject: Subject, unit: Unit, images: Tensor) -> Tensor:
             inputs = batch.to(subject.device).requires_grad_()
             with torch.enable_grad():
                 subject.network(subject.preprocess(inputs))
-                output = found.pop("") if "" in found else found[unit.layer]
+                output = tokens(unit.layer, found.pop("") if "" in found else found[unit.layer])
                 value = unit_means_of(output, torch.full((len(batch),), unit.index, device=output.device))
                 reached = [name for name in parts if found[name].requires_grad]
                 given = torch.autograd.grad(value.sum(), [found[name] for name in reached], allow_unused=True)
@@ -137,8 +140,8 @@ def gradient_shares(subject: Subject, unit: Unit, images: Tensor) -> Tensor:
             size = []
             for name in parts:
                 gradient = gradients.get(name)
-                zero = torch.zeros(by_channel(found[name]).shape[:2], device=subject.device)
-                size.append(zero if gradient is None else by_channel(gradient).abs().sum(2))
+                zero = torch.zeros(by_channel(tokens(name, found[name])).shape[:2], device=subject.device)
+                size.append(zero if gradient is None else by_channel(tokens(name, gradient)).abs().sum(2))
             every = torch.cat(size, 1).double()
             whole = every.sum(1, keepdim=True)
             shares = every / whole.clamp(min=1e-300)

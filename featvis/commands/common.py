@@ -69,6 +69,7 @@ def add_own(sub: argparse.ArgumentParser, *size: str) -> None:
     )
     own.add_argument("--mean", type=float, nargs=3, help="of its preprocessing (default 0 0 0: images in 0 to 1)")
     own.add_argument("--std", type=float, nargs=3, help="of its preprocessing (default 1 1 1)")
+    own.add_argument("--grey", action="store_true", help="it takes grey images; of --mean and --std the first counts")
 
 
 def subject_of(options: argparse.Namespace) -> Subject:
@@ -76,14 +77,15 @@ def subject_of(options: argparse.Namespace) -> Subject:
     from featvis.subjects import Preprocess
     from featvis.zoo import imported, load
 
-    given = [name for name in ("input_size", "mean", "std") if getattr(options, name) is not None]
+    given = [name for name in ("input_size", "mean", "std", "grey") if getattr(options, name) not in (None, False)]
     if ":" not in options.subject:
         if given:
             option = "--" + given[0].replace("_", "-")
             raise FeatvisError(f"{option} is for a network of your own; {options.subject} knows its preprocessing.")
         return load(options.subject, options.weights, options.device)
     size = options.input_size or 224
-    preprocess = Preprocess((size, size), tuple(options.mean or (0.0,) * 3), tuple(options.std or (1.0,) * 3))
+    mean, std, channels = options.mean or (0.0,) * 3, options.std or (1.0,) * 3, 1 if options.grey else 3
+    preprocess = Preprocess((size, size), tuple(mean[:channels]), tuple(std[:channels]))
     name = options.subject.rpartition(":")[2].lower()
     return load(imported(options.subject), options.weights, options.device, preprocess=preprocess, name=name)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from featvis import sheets
+from featvis.subjects import row_of
 
 FEW = 64
 # Rounding differs between processors and batch sizes, and hundreds of steps of ascent enlarge it: a picture is the
@@ -43,8 +44,8 @@ class Visualizations:
     snapshots: Mapping[int, Tensor] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, unit: str) -> Tensor:
-        """The images (seeds, 3, h, w) of one unit."""
-        return self.images[self.units.index(unit)]
+        """The images (seeds, 3, h, w) of one unit. Raises FeatvisError for a unit that was not rendered."""
+        return self.images[row_of(self.units, unit)]
 
     def frame(self) -> pd.DataFrame:
         """One row for each unit and seed: unit, seed, activation, steps, status."""
