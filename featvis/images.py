@@ -210,7 +210,7 @@ class DatasetImages(Stream):
     @cached_property  # it looks at images
     def fingerprint(self) -> str:
         pixels = hashlib.sha256()
-        for number in self._order[:: max(1, len(self) // HASHED)].tolist():
+        for number in self._order[:: -(-len(self) // HASHED)].tolist():
             with suppress(FeatvisError):
                 pixels.update(np.asarray(_to_pil(self._item(number)[0])).tobytes())
         text = repr(self.dataset)
