@@ -91,8 +91,8 @@ def _load(
         return Subject(name or type(name_or_module).__name__.lower(), name_or_module, preprocess, classes, device)
     if preprocess is not None or classes:
         raise FeatvisError(
-            f"{name_or_module} has its own preprocessing and class names; preprocess=... and classes=... are for a module "
-            "of your own."
+            f"{name_or_module} has its own preprocessing and class names; preprocess=... and classes=... are for a "
+            "module of your own."
         )
     if name_or_module in EMBEDDED:
         return _embedded(name_or_module, weights, device, name)
