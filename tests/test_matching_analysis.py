@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 import featvis as fv
+from featvis.cli import main
 from featvis.matching import analysis, mixed, observers
 from featvis.matching.machines import Answers, clusters
 from featvis.matching.simulation import Plan, Studies, blank, pooled, simulate, studies
@@ -174,8 +178,6 @@ def test_by_unit_counts_each_unit():
 
 
 def test_mixed_model_agrees_with_statsmodels():
-    import warnings
-
     from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
     rng = np.random.default_rng(0)
@@ -230,6 +232,88 @@ def test_effects_need_people_and_both_kinds():
         analysis.effects(answers[answers["observer"] == "simulated 000"])
     with pytest.raises(fv.FeatvisError, match="both kinds"):
         analysis.effects(answers[answers["kind"] == "exemplar"])
+
+
+def all_or_nothing(answers: pd.DataFrame, wrong: str = "") -> pd.DataFrame:
+    """The same trials, all right but for one kind, which is all wrong."""
+    return answers.assign(right=["000" if kind == wrong else "111" for kind in answers["kind"]])
+
+
+@pytest.mark.parametrize("wrong", ["", "visualization"])
+def test_answers_without_variation_have_no_model(wrong):
+    answers = all_or_nothing(simulate(Plan(participants=3, units=4)), wrong)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(analysis.NoModel, match="needs answers that vary"):
+            analysis.effects(answers)
+    answers.loc[answers.index[0], "right"] = "100"
+    assert (analysis.effects(answers).table["p"] > 0).all()
+
+
+# ---------------------------------------------------------------- the command
+
+
+def analyzed(answers: pd.DataFrame, folder: Path, capsys) -> tuple[dict, str]:
+    """The report of `featvis match analyze`, and what it printed."""
+    folder.mkdir(exist_ok=True)
+    answers.to_csv(folder / "answers.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        main(["match", "analyze", str(folder / "answers.csv"), "--out", str(folder)])
+    return json.loads((folder / "report.json").read_text()), capsys.readouterr().out
+
+
+def test_a_pilot_with_one_participant_has_cells_and_no_model(tmp_path, capsys):
+    everybody = simulate(Plan(participants=3, units=4))
+    report, _ = analyzed(everybody, tmp_path, capsys)
+    assert "no_model" not in report
+    assert (tmp_path / "effects.csv").is_file()
+    one = everybody[everybody["observer"] == "simulated 000"]
+    report, said = analyzed(one, tmp_path, capsys)
+    assert (report["participants"], report["units"], report["trials"]) == (1, 12, 18)
+    assert report["effects"] is None
+    assert len(report["cells"]) == len(pd.read_csv(tmp_path / "cells.csv")) == 18
+    assert not (tmp_path / "effects.csv").exists(), "those of the analysis before"
+    assert (tmp_path / "cells.png").stat().st_size > 5000
+    assert said.splitlines()[-1] == f"no effects: {report['no_model']}"
+    assert "at least 2 participants" in report["no_model"]
+    assert "exemplar, n = 1, early: " in said
+
+
+@pytest.mark.parametrize("wrong", ["", "visualization"])
+def test_answers_without_variation_are_not_analysed_as_if_certain(wrong, tmp_path, capsys):
+    report, said = analyzed(all_or_nothing(simulate(Plan(participants=3, units=4)), wrong), tmp_path, capsys)
+    assert report["effects"] is None
+    assert "answers that vary" in report["no_model"]
+    assert said.count("answers that vary") == 1
+    assert {cell["share"] for cell in report["cells"]} == ({0, 1} if wrong else {1})
+    assert not (tmp_path / "effects.csv").exists()
+
+
+def test_answers_without_main_trials_are_refused(tmp_path, capsys):
+    answers = simulate(Plan(participants=2, units=4)).assign(part="catch", kind="exemplar", n=1)
+    answers.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(SystemExit):
+        main(["match", "analyze", str(tmp_path / "a.csv"), "--out", str(tmp_path / "o")])
+    assert "has no main trials" in capsys.readouterr().err
+
+
+def test_catch_trials_are_counted_for_everybody(tmp_path, capsys):
+    answers = simulate(Plan(participants=3, units=4))
+    caught = answers.groupby("observer").head(2).assign(part="catch", kind="exemplar", n=1, right="111")
+    caught["trial"] += "c"
+    caught.loc[caught["observer"].eq("simulated 001") & ~caught.duplicated("observer"), "right"] = "100"
+    both = pd.concat([answers, caught[caught["observer"] != "simulated 002"]])
+    report, said = analyzed(both, tmp_path, capsys)
+    rows = (("simulated 000", 2, 2), ("simulated 001", 1, 2), ("simulated 002", 0, 0))
+    assert report["catch"] == [dict(zip(("observer", "right", "trials"), row, strict=True)) for row in rows]
+    assert "simulated 000: 2 of 2 catch trials right" in said
+    assert "simulated 001: 1 of 2 catch trials right" in said
+    assert "not all catch trials right: simulated 001 (" in said
+    assert (report["participants"], report["trials"]) == (3, 54), "nobody is left out"
+    report, said = analyzed(answers, tmp_path, capsys)
+    assert report["catch"] == []
+    assert "catch" not in said
 
 
 # ---------------------------------------------------------------- simulated studies

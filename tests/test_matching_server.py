@@ -308,17 +308,70 @@ def test_exports_are_tidy_and_read_by_the_analysis(served, tmp_path, capsys):
         trial = by_id[row.observer][row.trial]
         given = stored[int(row.observer[4:]), row.position][3]["match"]
         assert row.right.count("1") == row.correct == sum(a == b for a, b in zip(given, trial.answer, strict=True))
+        assert json.loads(row.given) == given
+        units, chosen = row.units.split(), row.chosen.split()
+        assert "".join("01"[a == b] for a, b in zip(units, chosen, strict=True)) == row.right
+        shown = [trial.units[i] for i in trial.answer]  # on the right, from top to bottom
+        assert [shown[given.index(i)] for i in range(len(units))] == chosen
     described = json.loads((out / "task-matching_beh.json").read_text())
+    assert "order in which this participant saw them" in described["given"]["Description"]
+    assert "practice for practice trials" in described["depth"]["Description"]
     for name in ("sub-001", "sub-002"):
         beh = pd.read_csv(out / name / "beh" / f"{name}_task-matching_beh.tsv", sep="\t")
         assert list(beh.columns) == list(described)
     people = pd.read_csv(out / "participants.tsv", sep="\t")
     assert people["finished"].tolist() == [True, True, False]
+    assert people["participant_id"].tolist() == ["sub-001", "sub-002", "sub-003"]
+    assert list(people) == list(json.loads((out / "participants.json").read_text()))
+    assert people.columns[0] == "participant_id"  # as BIDS wants it
     main(["match", "analyze", str(out / "answers.csv"), "--out", str(tmp_path / "analysis")])
     report = json.loads((tmp_path / "analysis" / "report.json").read_text())
     assert report["participants"] == 2
     assert (tmp_path / "analysis" / "cells.png").stat().st_size > 5000
     assert "visualization:" in capsys.readouterr().out
+
+
+def test_an_export_does_not_mix_studies(served, tmp_path, capsys):
+    client, tokens, store = served
+    post(client, tokens[0], answer(state_of(client, tokens[0]), 0))
+    out = tmp_path / "tables"
+    command = ["match", "export", str(store.folder), "--out", str(out)]
+    main(command)
+    post(client, tokens[1], answer(state_of(client, tokens[1]), 0))
+    main(command)  # of the same study: what is there grows
+    assert sorted(place.name for place in out.glob("sub-*")) == ["sub-001", "sub-002"]
+    file = out / "sub-002" / "beh" / "sub-002_task-matching_beh.tsv"
+    before = (out / "answers.csv").read_text()
+    table = pd.read_csv(file, sep="\t", dtype=str)
+    for strange in (table.assign(answer_id="f" * 32), table.drop(columns="answer_id"), table.iloc[:0]):
+        strange.to_csv(file, sep="\t", index=False)
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "holds sub-002, not of this study; give a new folder" in capsys.readouterr().err
+        assert (out / "answers.csv").read_text() == before
+    (out / "sub-002").rename(out / "sub-077")
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "holds sub-077, not of this study" in capsys.readouterr().err
+
+
+def test_a_study_without_links_says_how_to_get_them(folder, monkeypatch, capsys):
+    server = importlib.import_module("featvis.matching.experiment.server")
+    monkeypatch.setattr(server.uvicorn, "run", lambda *_, **__: None)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    command = ["match", "serve", str(folder), "--port", port]
+    main(command)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "no participants' links" in first
+    assert "--participants 20" in first
+    assert second.startswith("results:")
+    main([*command, "--participants", "2"])
+    assert "no participants' links" not in capsys.readouterr().out
+    main(command)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:7] for line in lines] == ["sub-001", "sub-002", "results"]
 
 
 # ---------------------------------------------------------------- faults
@@ -392,6 +445,30 @@ def test_texts_of_a_study_are_its_own(folder):
         (folder / "texts.json").write_text(wrong)
         with pytest.raises(fv.FeatvisError, match=r"texts\.json"):
             Store(folder)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"consnt": ["Text of our board."]}, "has the unknown 'consnt'; valid are title, consent, instruction"),
+        ({"rest": -5}, "has rest = -5; valid is a whole number, 0 or more"),
+        ({"rest": 2.5}, "has rest = 2.5; valid is a whole number"),
+        ({"rest": True}, "has rest = true; valid is a whole number"),
+        ({"consent": "not a list"}, "valid is a list of texts"),
+        ({"consent": [5]}, "valid is a list of texts"),
+        ({"title": None}, "has title = null; valid is a text"),
+    ],
+    ids=str,
+)
+def test_a_slip_in_the_texts_is_said_and_no_other_text_shown(texts, words, folder, tmp_path, capsys):
+    (folder / "texts.json").write_text(json.dumps(texts))
+    study, out = str(folder), str(tmp_path / "out")
+    for arguments in (
+        ["serve", study], ["export", study, "--as", "jspsych", "--out", out], ["generate", "--quiet", "--out", study],
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            main(["match", *arguments])
+        assert words in capsys.readouterr().err
 
 
 def test_enrolling_goes_on_and_deals_lists(folder):
@@ -554,6 +631,23 @@ def test_jspsych_export_holds_no_answers(folder, tmp_path):
         jspsych.export(folder, out, package=tmp_path)
 
 
+def test_an_export_without_jspsych_says_what_is_missing(folder, tmp_path, capsys):
+    out, package = tmp_path / "hosted", tmp_path / "package"
+    command = ["match", "export", str(folder), "--as", "jspsych", "--out", str(out)]
+    main(command)
+    said = capsys.readouterr().out
+    assert "the package jspsych is missing: copy its dist/index.browser.min.js to jspsych/index.browser.min.js" in said
+    assert "or give --jspsych" in said
+    (package / "dist").mkdir(parents=True)
+    (package / "dist" / "index.browser.min.js").write_text("")
+    main([*command, "--jspsych", str(package)])
+    assert "missing" not in capsys.readouterr().out
+    main(command)  # it is there from before
+    assert "missing" not in capsys.readouterr().out
+    sentence = (out / "README.txt").read_text().partition("copy its")[2].partition(",")[0]
+    assert sentence in (out / "jspsych-study.js").read_text()
+
+
 def test_answers_from_jspsych_are_scored(folder, tmp_path):
     made = written(folder, design(STIMULI, lists=2, repeats=2, seed=5))
     rows = [
@@ -579,7 +673,17 @@ def test_answers_from_jspsych_are_scored(folder, tmp_path):
         (["export", "nowhere", "--as", "jspsych", "--out", "o"], "holds no trials.json"),
         (["analyze", "nowhere.csv", "--out", "o"], "give a table of answers, which `featvis match export`"),
         (["simulate", "--participants", "1", "--out", "o"], "at least 2 participants"),
-        (["generate", "--units", "1", "--out", "o"], "k=3 units"),
+        (
+            ["generate", "--units", "1", "--out", "o"],
+            "--per-trial 3 needs as many units of each depth, but --units 1 was given; give 3 or more to --units.",
+        ),
+        (
+            ["generate", "--units", "3", "--per-trial", "5", "--out", "o"],
+            "but --units 3 was given; give 5 or more to --units, or 2 to 3 to --per-trial.",
+        ),
+        (["generate", "--per-trial", "1", "--out", "o"], "1 was given; valid are 2 to 5"),
+        (["generate", "--per-trial", "6", "--out", "o"], "6 was given; valid are 2 to 5"),
+        (["export", "nowhere", "--as", "jspsych", "--list", "-1", "--out", "o"], "valid are 0 and more"),
         (["generate", "--subject", "googlenet", "--weights", "random", "--out", "o"], "give --images FOLDER"),
     ],
 )
@@ -591,6 +695,7 @@ def test_mistakes_are_one_sentence(arguments, words, tmp_path, monkeypatch, caps
     assert stop.value.code == 2
     assert words in error
     assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_simulate_writes_answers_that_analyze_reads(tmp_path, capsys):
@@ -634,6 +739,7 @@ def test_generate_makes_a_study_that_can_be_served(tmp_path):
         ]
     )
     store = Store(out)
+    assert store.texts == json.loads((out / "texts.json").read_text())
     assert len(store.design.lists) == 2
     assert json.loads((out / "report.json").read_text())["units"].keys() == {"early", "middle", "late", "practice"}
     assert not list(out.glob(".*"))

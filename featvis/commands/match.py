@@ -20,7 +20,7 @@ from featvis.commands.common import (
     whole_number,
     write_json,
 )
-from featvis.errors import FeatvisError, reason
+from featvis.errors import FeatvisError, listed, reason
 
 EXAMPLES = (
     "featvis match generate --units 12 --out study\n"
@@ -52,7 +52,9 @@ def _generate_arguments(part: argparse.ArgumentParser) -> None:
     add_own(part)
     part.add_argument("--images", help="folder of natural images, photos, cifar10 or imagenette")
     part.add_argument("--units", type=whole_number(1), default=12, help="units of each depth (default 12)")
-    part.add_argument("--per-trial", type=int, default=3, help="units in a trial: 3 (poster) or 5 (abstract)")
+    part.add_argument(
+        "--per-trial", type=whole_number(2, 5), default=3, help="units in a trial: 3 (poster) or 5 (abstract)"
+    )
     part.add_argument("--lists", type=whole_number(1), default=8, help="different lists of trials (default 8)")
     part.add_argument("--repeats", type=whole_number(1), default=2, help="trials a cell and participant (default 2)")
     part.add_argument("--steps", type=whole_number(1), default=96, help="steps of each visualization (default 96)")
@@ -63,13 +65,21 @@ def _generate_arguments(part: argparse.ArgumentParser) -> None:
 def _generate(options: argparse.Namespace) -> None:
     from featvis.matching import design, experiment, images_of, trials
     from featvis.matching.experiment.store import FILE as ANSWERS
+    from featvis.matching.experiment.store import TEXTS, read_texts
     from featvis.matching.stimuli import gather
     from featvis.shelf import Shelf
 
+    if options.per_trial > options.units:
+        fewer = f", or 2 to {options.units} to --per-trial" if options.units > 1 else ""
+        raise FeatvisError(
+            f"--per-trial {options.per_trial} needs as many units of each depth, but --units {options.units} was "
+            f"given; give {options.per_trial} or more to --units{fewer}."
+        )
     subject = subject_of(options)
     source = source_of(options, subject, "exemplars of")
     if (options.out / ANSWERS).exists():
         raise FeatvisError(f"{options.out} holds a study that has answers; give another folder to --out.")
+    read_texts(options.out / TEXTS)  # what an earlier run left, and somebody may have edited, stays
     natural = images_of(source, subject.preprocess.size[0])
     say_skipped(natural.skipped)
     with whole_folder(options.out) as out:
@@ -84,7 +94,8 @@ def _generate(options: argparse.Namespace) -> None:
         )
         made = design(made_of, lists=options.lists, k=options.per_trial, repeats=options.repeats, seed=options.seed)
         trials.write(made, made_of, natural, out)
-        shutil.copy(Path(experiment.__file__).parent / "texts.json", out)
+        if not (options.out / TEXTS).exists():
+            shutil.copy(Path(experiment.__file__).parent / TEXTS, out)
         cells = made.frame().groupby(["list", "part"]).size().unstack()
         report = {
             "subject": subject.name,
@@ -150,22 +161,40 @@ def _analyze(options: argparse.Namespace) -> None:
         raise FeatvisError(f"{str(options.answers)!r} is not a table of answers: {reason(error)}.") from error
     if options.trials is not None:
         answers = trials.scored(answers, trials.read(options.trials)[0])
-    cells, model = analysis.participants(answers), analysis.effects(answers)
+    main, cells, catch = analysis.main_trials(answers), analysis.participants(answers), analysis.catch_trials(answers)
+    model, none = None, ""
+    try:
+        model = analysis.effects(answers)
+    except analysis.NoModel as error:
+        none = str(error)
     with whole_folder(options.out) as out:
         cells.to_csv(out / "cells.csv", index=False)
-        model.frame().to_csv(out / "effects.csv", index=False)
         plots_matching.cells(cells).savefig(out / "cells.png", dpi=150)
         report = {
-            "participants": model.participants,
-            "units": model.units,
-            "trials": model.trials,
+            "participants": main["observer"].nunique(),
+            "units": len(analysis.shown_units(main["units"].tolist())[1]),
+            "trials": len(main),
             "cells": json.loads(cells.to_json(orient="records")),
-            "effects": json.loads(model.frame().to_json(orient="records")),
-            "spread": model.spread,
+            "catch": catch.to_dict("records"),
         }
+        if model is not None:
+            model.frame().to_csv(out / "effects.csv", index=False)
+            report |= {"effects": json.loads(model.frame().to_json(orient="records")), "spread": model.spread}
+        else:
+            report |= {"effects": None, "spread": None, "no_model": none}
         write_json(out / "report.json", report)
-    for row in model.frame().itertuples():
-        print(f"{row.term}: {row.estimate:+.3f} ({row.low:+.3f} to {row.high:+.3f})")
+    if model is not None:
+        for row in model.frame().itertuples():
+            print(f"{row.term}: {row.estimate:+.3f} ({row.low:+.3f} to {row.high:+.3f})")
+    else:
+        (options.out / "effects.csv").unlink(missing_ok=True)  # of an earlier analysis
+        for row in cells.itertuples():
+            print(f"{row.kind}, n = {row.n}, {row.depth}: {row.share:.3f} ({row.trials} trials)")
+        print(f"no effects: {none}")
+    for row in catch.itertuples():
+        print(f"{row.observer}: {row.right} of {row.trials} catch trials right")
+    if missed := catch["observer"][catch["right"] < catch["trials"]].tolist():
+        print(f"not all catch trials right: {listed(missed)} (their answers count like all others)")
 
 
 def _humans_arguments(part: argparse.ArgumentParser) -> None:
@@ -205,7 +234,9 @@ def _serve(options: argparse.Namespace) -> None:
 def _export_arguments(part: argparse.ArgumentParser) -> None:
     part.add_argument("folder", type=Path, help="what `generate` made, and `serve` kept answers in")
     part.add_argument("--as", dest="kind", choices=("answers", "jspsych"), default="answers", help="what to write")
-    part.add_argument("--list", type=int, help="for jsPsych: only this list; else each participant gets one at random")
+    part.add_argument(
+        "--list", type=whole_number(0), help="for jsPsych: only this list; else each participant gets one at random"
+    )
     part.add_argument("--jspsych", type=Path, help="the package jspsych from the npm registry, to be copied beside")
 
 
@@ -216,13 +247,17 @@ def _export(options: argparse.Namespace) -> None:
         if not (options.folder / store.FILE).is_file():
             raise FeatvisError(f"{str(options.folder)!r} holds no answers; `featvis match serve` keeps them there.")
         kept = store.Store(options.folder)
+        export.check_place(kept, options.out)
         with whole_folder(options.out) as out:
             count = export.write(kept, out)
         kept.close()
         return print(f"{options.out}: {count} answers as answers.csv and in the manner of BIDS")
     with whole_folder(options.out) as out:
         count = jspsych.export(options.folder, out, options.jspsych, options.list)
-    print(f"{options.out}: {count} lists of trials for jsPsych; serve the folder and open index.html")
+    here = "serve the folder and open index.html"
+    if not (options.out / jspsych.PLACE).is_file():
+        here = f"the package jspsych is missing: {jspsych.ADD}, or give --jspsych; then {here}"
+    print(f"{options.out}: {count} lists of trials for jsPsych; {here}")
 
 
 WHAT: dict[str, tuple[Any, str, Any]] = {

@@ -25,6 +25,10 @@ COLUMNS = ("observer", "trial", "part", "kind", "n", "depth", "units", "right")
 LEVEL = 0.95
 
 
+class NoModel(FeatvisError):
+    """Sound answers that are too few, or too much alike, for a mixed model."""
+
+
 def checked(answers: pd.DataFrame) -> pd.DataFrame:
     """The same table with `k`, `correct` and `share`; raises FeatvisError for what no answers give."""
     if missing := [name for name in COLUMNS if name not in answers]:
@@ -62,6 +66,16 @@ def main_trials(answers: pd.DataFrame) -> pd.DataFrame:
     """The checked answers without practice and catch trials."""
     found = checked(answers)
     return found[found["part"] == "main"].reset_index(drop=True)
+
+
+def catch_trials(answers: pd.DataFrame) -> pd.DataFrame:
+    """How many catch trials each observer got all right: observer, right, trials; no row where nobody had any."""
+    found = checked(answers)
+    asked = found["part"] == "catch"
+    whole = asked & (found["correct"] == found["k"])
+    table = pd.DataFrame({"observer": found["observer"], "right": whole, "trials": asked})
+    table = table.groupby("observer", sort=False)[["right", "trials"]].sum().reset_index()
+    return table if asked.any() else table.iloc[:0]
 
 
 def chance(k: int) -> pd.DataFrame:
@@ -216,12 +230,15 @@ def effects(answers: pd.DataFrame, depths: Sequence[str] = ("early", "middle", "
 
     Random: participants and units, each in their level and in their difference between the kinds. A trial shows
     several units and has the mean of their effects. Intervals are Student's with the smaller number of participants
-    or units, less one, as degrees of freedom, which is careful. Raises FeatvisError for fewer than two of either.
+    or units, less one, as degrees of freedom, which is careful. Raises NoModel for fewer than two of either, and for
+    answers without variation.
     """
     found = main_trials(answers)
+    if found.empty:
+        raise FeatvisError("the table of answers has no main trials; at least one is needed.")
     people, (shown, units) = sorted(found["observer"].unique()), shown_units(found["units"].tolist())
     if len(people) < 2 or len(units) < 2 or found["kind"].nunique() < 2:
-        raise FeatvisError(
+        raise NoModel(
             f"a mixed model needs at least 2 participants, 2 units and both kinds of trial; "
             f"there are {len(people)}, {len(units)} and {found['kind'].nunique()}."
         )
@@ -230,11 +247,16 @@ def effects(answers: pd.DataFrame, depths: Sequence[str] = ("early", "middle", "
     for i in range(x.shape[1]):  # with a single n or depth, what goes with it cannot be told from the rest
         if np.linalg.matrix_rank(x[:, [*used, i]]) > len(used):
             used.append(i)
+    share = found["share"].to_numpy()
+    if np.allclose(x @ np.linalg.lstsq(x, share)[0], share, atol=1e-9):  # all intervals would have no width
+        raise NoModel(
+            "a mixed model needs answers that vary; here the kind of trial, n and depth alone say how many are right."
+        )
     who = np.zeros((len(found), len(people)))
     who[np.arange(len(found)), [people.index(name) for name in found["observer"]]] = 1
     kind = x[:, [1]]
     parts = {"participants": who, "participants' gap": who * kind, "units": shown, "units' gap": shown * kind}
-    model = mixed.fit(found["share"].to_numpy(), x[:, used], list(parts.values()))
+    model = mixed.fit(share, x[:, used], list(parts.values()))
     estimate, error = model.estimate, np.sqrt(np.diag(model.covariance))
     df = min(len(people), len(units)) - 1
     half = stats.t.ppf((1 + LEVEL) / 2, df) * error

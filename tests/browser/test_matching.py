@@ -204,6 +204,15 @@ def test_a_reader_plays_on_a_phone(player, folder):
     player.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     player.open(f"{folder.as_uri()}/light.html")
     player.tap(player.find(".go"))
+    player.ready()
+    hint = "Put each of these under the row that shows the same thing to the network: tap it, then tap its place."
+    assert player.find(".hint").text == hint
+    player.tap(player.all(".waiting .place")[0])
+    player.tap(player.all(".slot")[1])
+    assert player.said == "Row 1 is under row B."
+    assert player.all(".slot")[0].get_attribute("aria-label") == "Place under row A: empty"
+    for place in (player.all(".slot")[1], player.all(".waiting .place")[0]):  # and back
+        player.tap(place)
     for trial in DATA["trials"]:
         assert player.ready() == trial["id"]
         assert player.js("return document.documentElement.scrollWidth") <= 390
@@ -211,6 +220,32 @@ def test_a_reader_plays_on_a_phone(player, folder):
         assert min(sizes) >= 44
         player.by_taps(trial["answer"])
     assert "12 of 12" in wait_for(lambda: player.find(".score ~ p, .page p").text, why="the score")
+
+
+def test_what_is_said_of_a_picked_row_is_true(player, folder):
+    player.open(f"{folder.as_uri()}/light.html")
+    player.go()
+    player.ready()
+    assert "beside the row" in player.find(".hint").text
+    assert "or press its number and then a letter" in player.find(".hint").text
+    picked = "return [...root.querySelectorAll('[aria-pressed=true]')].length"
+    player.press("2")
+    assert player.said.startswith("Row 2 is picked")
+    player.press(Keys.ESCAPE)
+    assert (player.said, player.js(picked)) == ("No row is picked.", 0)
+    for _ in range(2):
+        player.all(".waiting .place")[1].click()
+    assert (player.said, player.js(picked)) == ("No row is picked.", 0)
+    player.press("2", "a", "2")
+    assert player.said.startswith("Row 2 is picked")
+    player.press("a")  # where it is
+    assert (player.said, player.js(picked)) == ("No row is picked.", 0)
+    player.press("2")
+    ActionChains(player.driver).drag_and_drop(player.all(".slot")[0], player.find("h3")).perform()
+    assert (player.said, player.js(picked)) == ("No row is picked.", 0)
+    assert player.placed == ["2", "", ""]
+    player.press("2", "c", Keys.ESCAPE)
+    assert player.said == "Row 2 is beside row C."
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -266,6 +301,7 @@ def test_a_session_survives_a_reload_and_a_killed_server(player, study, tmp_path
     wait_for(lambda: "take part" in player.find("h3").text, why="asking for consent")
     player.go()
     wait_for(lambda: "What to do" in player.find("h3").text, why="the instruction")
+    assert "You have done" not in player.find(".page").text
     player.go()
     given: dict[str, list[int]] = {}
     for position in range(9):
@@ -276,6 +312,7 @@ def test_a_session_survives_a_reload_and_a_killed_server(player, study, tmp_path
             player.press("1", "b")
             driver.refresh()
             wait_for(lambda: "What to do" in player.find("h3").text, why="taking up the session")
+            assert "You have done 2 of 7 trials; you go on where you stopped." in player.find(".page").text
             player.go()
             assert player.ready() == trial
         if position == 6:
@@ -299,16 +336,61 @@ def test_a_session_survives_a_reload_and_a_killed_server(player, study, tmp_path
     wait_for(lambda: player.all("textarea"), why="asking for a comment")
     player.find("textarea").send_keys("<b>=1+1</b>")
     player.go()
-    wait_for(lambda: "Thank you" in player.find("h3").text, why="the end")
-    assert "feature visualizations" in player.find(".page").text
-    driver.refresh()
-    wait_for(lambda: "Thank you" in player.find("h3").text, why="the end, again")
+    for why in ("the end", "the end, again"):
+        wait_for(lambda: "Thank you" in player.find("h3").text, why=why)
+        assert "feature visualizations" in player.find(".page").text
+        assert player.find(".page").text.endswith("Everything is saved. You can close this page.")
+        assert player.find(".page").text.count("Thank you") == 1
+        driver.refresh()
     store = Store(tmp_path)
     rows = store.rows()
     assert [row[1] for row in rows] == list(range(9))
     assert {store.names[row[2].id]: row[3]["match"] for row in rows} == given
     assert all(row[3]["rt"] > 0 and row[3]["first"] <= row[3]["rt"] for row in rows)
     assert store.participants()[0]["comment"] == "<b>=1+1</b>"
+    store.close()
+
+
+def test_nothing_can_be_changed_while_an_answer_is_on_its_way(player, study, tmp_path):
+    from featvis.matching.experiment.store import Store
+
+    _, server, _ = study
+    player.driver.get(server.links[0])
+    for title in ("take part", "What to do"):
+        wait_for(lambda title=title: title in player.find("h3").text, why=title)
+        player.go()
+    seen: list[str] = []
+    for position in range(3):  # the third is the first one without feedback
+        seen.append(wait_for(lambda: (t := player.ready()) not in seen and t, why="another trial"))
+        if position == 2:
+            server.kill()
+        player.by_keyboard([2, 0, 1])
+        if position < 2:
+            wait_for(lambda: player.find(".go").text == "Go on", why="feedback")
+        if position == 1:
+            server.kill()
+        if position < 2:
+            player.go()
+        if position == 0:
+            continue
+        wait_for(lambda: "trying again" in player.driver.find_element("id", "status").text, why="noticing the loss")
+        assert player.all(".place:not(:disabled), .go:not(:disabled)") == []
+        assert not any(e.is_enabled() for e in player.all(".sure input"))
+        player.press("1", "a", Keys.ENTER)
+        ActionChains(player.driver).drag_and_drop(player.all(".slot")[0], player.all(".slot")[1]).perform()
+        player.all(".slot")[1].click()
+        player.all(".sure label")[2].click()
+        assert player.placed == ["2", "3", "1"]
+        server.start()
+        if position == 1:
+            wait_for(lambda: "was the practice" in player.find("h3").text, why="the end of the practice")
+            player.driver.refresh()  # or another window
+            wait_for(lambda: "What to do" in player.find("h3").text, why="taking up the session")
+            assert "You have done 2 of 2 practice trials; you go on" in player.find(".page").text
+            player.go()
+    wait_for(lambda: player.ready() not in seen, why="the next trial")
+    store = Store(tmp_path)
+    assert [(row[3]["match"], row[3]["confidence"]) for row in store.rows()] == [([2, 0, 1], 2)] * 3
     store.close()
 
 
@@ -341,6 +423,20 @@ def test_the_session_has_no_serious_barrier(player, study):
 
 
 # ---------------------------------------------------------------- jsPsych
+
+
+def test_an_export_without_jspsych_is_no_blank_page(player, tmp_path):
+    source, out = tmp_path / "study", tmp_path / "hosted"
+    source.mkdir()
+    out.mkdir()
+    written(source, design(STIMULI, lists=1, numbers=(1,), practice=1, catch=1, seed=5))
+    jspsych.export(source, out)
+    with served(out) as url:
+        player.driver.get(f"{url}/index.html")
+        shown = player.driver.find_element("id", "study")
+        wait_for(lambda: shown.text, why="saying what is missing")
+        assert "the package jspsych is missing: copy its dist/index.browser.min.js to jspsych/" in shown.text
+        complaints(player.driver)
 
 
 def test_the_export_runs_in_jspsych(player, tmp_path):

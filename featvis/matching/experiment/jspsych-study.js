@@ -1,7 +1,11 @@
 // The study as a jsPsych timeline. Data goes to JATOS where it runs there, and otherwise to a file that is downloaded.
 
-import { MatchingPage, MatchingPlugin } from "./jspsych-matching.js";
-
+if (!globalThis.initJsPsych) {
+  document.getElementById("study").textContent =
+    "This study cannot start, because the package jspsych is missing: copy its dist/index.browser.min.js to jspsych/index.browser.min.js in this folder.";
+  throw new Error("jspsych/index.browser.min.js is missing");
+}
+const { MatchingPage, MatchingPlugin } = await import("./jspsych-matching.js");
 const study = await (await fetch("study.json")).json();
 const asked = new URLSearchParams(location.search).get("list");
 const list = Number(asked ?? Math.floor(Math.random() * study.lists.length)) % study.lists.length;

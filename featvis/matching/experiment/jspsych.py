@@ -13,8 +13,10 @@ from featvis.matching.experiment.store import TEXTS, ordered, public, read_texts
 HERE = Path(__file__).parent
 FILES = ("matching.js", "matching.css", "session.css", "jspsych-matching.js", "jspsych-study.js")
 SCRIPT = "dist/index.browser.min.js"
-README = """This folder is an experiment for jsPsych 8. It needs the package jspsych from the npm registry:
-copy its dist/index.browser.min.js to jspsych/index.browser.min.js, unless it is already there.
+PLACE = "jspsych/index.browser.min.js"
+ADD = f"copy its {SCRIPT} to {PLACE}"  # jspsych-study.js says so, too
+README = f"""This folder is an experiment for jsPsych 8. It needs the package jspsych from the npm registry:
+{ADD}, unless it is already there.
 
 Serve the folder from any web server and open index.html; index.html?list=2 shows one list of trials.
 On JATOS, import the folder as a study and add <script src="jatos.js"></script> to the head of index.html.
@@ -52,7 +54,7 @@ def export(folder: Path, out: Path, package: Path | None = None, only: int | Non
     orders = [[public(trial, files, "images/") for trial in ordered(part, [made.seed, i])] for i, part in lists]
     study = {"texts": read_texts(Path(folder) / TEXTS), "lists": orders}
     (out / "study.json").write_text(json.dumps(study))
-    (out / "jspsych").mkdir(exist_ok=True)
+    (out / PLACE).parent.mkdir(exist_ok=True)
     if package is not None:
-        shutil.copy(package / SCRIPT, out / "jspsych" / Path(SCRIPT).name)
+        shutil.copy(package / SCRIPT, out / PLACE)
     return len(orders)

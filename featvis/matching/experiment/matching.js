@@ -20,6 +20,8 @@ export function h(tag, props = {}, ...children) {
 const letter = (i) => "ABCDE"[i];
 const SURE = ["guessed", "unsure", "sure"];
 const FAR = 6; // pixels that a pointer moves before a press becomes a drag
+const HOW = "drag it, or tap it and then its place, or press its number and then a letter.";
+const BY_TOUCH = "tap it, then tap its place."; // a finger scrolls where a mouse drags, and a phone has no keys
 let serial = 0;
 
 // ---------------------------------------------------------------- one trial
@@ -30,7 +32,8 @@ let serial = 0;
 export function play(el, trial, { feedback = false, progress = "" } = {}) {
   const k = trial.left.length, n = trial.left[0].length, group = `featvis-sure-${serial++}`;
   const held = [...Array(k).fill(null), ...Array(k).keys()]; // places 0 ... k-1 beside the rows, then the pool
-  let picked = null, dragged = false, started = null, first = null, moves = 0, away = 0, left = null, over = false;
+  let picked = null, dragged = false, started = null, first = null, moves = 0, away = 0, left = null;
+  let beside, over = false, sent = false; // what is put after `over` does not count; after `sent` the answer is on its way
 
   const row = (images, whose) => images.map((src, i) => h("img", { src, alt: `image ${i + 1} of ${n}, ${whose}`, draggable: "false" }));
   const cards = trial.right.map((images, j) => h("span", { class: "deal" }, h("b", {}, String(j + 1)), h("span", { class: "strip" }, row(images, `row ${j + 1}`))));
@@ -38,32 +41,39 @@ export function play(el, trial, { feedback = false, progress = "" } = {}) {
   const say = h("p", { class: "say", "aria-live": "polite" });
   const sure = SURE.map((name, i) => h("label", {}, h("input", { type: "radio", name: group, value: i + 1, onchange: paint }), h("span", {}, name)));
   const next = h("button", { type: "button", class: "go", onclick: finish }, "Next");
-  const heading = h("h3", { tabindex: -1 }, "Which rows belong together?");
+  const heading = h("h3", { tabindex: -1 }, "Which rows belong together?"), hint = h("p", { class: "hint" });
   const root = h("div", { class: "trial", "data-trial": trial.id },
     h("div", { class: "top" }, heading, h("span", { class: "count" }, progress)),
     h("div", { class: "board" }, trial.left.map((images, i) => h("div", { class: "pair" },
       h("div", { class: "fixed", role: "group", "aria-label": `Row ${letter(i)}` }, h("b", {}, letter(i)), h("span", { class: "strip" }, row(images, `row ${letter(i)}`))), places[i]))),
-    h("p", { class: "hint" }, "Put each of these beside the row that shows the same thing to the network: drag it, or tap it and then its place, or press its number and then a letter."),
+    hint,
     h("div", { class: "waiting", role: "group", "aria-label": "Rows to be placed" }, places.slice(k)),
     h("fieldset", { class: "sure" }, h("legend", {}, "How sure are you?"), sure), say, next);
   root.style.setProperty("--n", n);
 
   const confidence = () => Number(root.querySelector(`input[name="${group}"]:checked`)?.value ?? 0);
   const complete = () => held.slice(0, k).every((card) => card != null);
-  const name = (place) => (place < k ? `beside row ${letter(place)}` : "not placed");
+  const name = (place) => (place < k ? `${beside} row ${letter(place)}` : "not placed");
 
   function paint() {
+    const fixed = root.querySelector(".fixed");
+    beside = places[0].offsetTop < fixed.offsetTop + fixed.offsetHeight ? "beside" : "under"; // on a narrow page
     places.forEach((button, place) => {
       const card = held[place];
       button.replaceChildren(...(card == null ? [h("span", { class: "empty" }, place < k ? `? ${letter(place)}` : "")] : [cards[card]]));
-      button.setAttribute("aria-label", card == null ? (place < k ? `Place beside row ${letter(place)}: empty` : "Empty place") : `Row ${card + 1}, ${name(place)}`);
+      button.setAttribute("aria-label", card == null ? (place < k ? `Place ${beside} row ${letter(place)}: empty` : "Empty place") : `Row ${card + 1}, ${name(place)}`);
       button.setAttribute("aria-pressed", String(picked === place));
       button.classList.toggle("full", card != null);
       button.disabled = over || (place >= k && card == null && picked == null);
     });
     root.classList.toggle("picking", picked != null);
     root.classList.toggle("complete", complete()); // then rows only change places among each other
-    next.disabled = !over && !(complete() && confidence());
+    next.disabled = sent || (!over && !(complete() && confidence()));
+    hint.textContent = `Put each of these ${beside} the row that shows the same thing to the network: ${matchMedia("(pointer: coarse)").matches ? BY_TOUCH : HOW}`;
+  }
+  function unpick() {
+    if (picked != null) say.textContent = "No row is picked.";
+    picked = null;
   }
   function move(from, to) {
     [held[from], held[to]] = [held[to], held[from]];
@@ -80,7 +90,8 @@ export function play(el, trial, { feedback = false, progress = "" } = {}) {
         say.textContent = `Row ${held[place] + 1} is picked: choose its place.`;
       }
     } else {
-      if (picked !== place) move(picked, place);
+      if (picked === place) unpick();
+      else move(picked, place);
       picked = null;
     }
     paint();
@@ -88,12 +99,13 @@ export function play(el, trial, { feedback = false, progress = "" } = {}) {
   function key(event) {
     if (over || started == null || event.ctrlKey || event.metaKey || event.altKey) return;
     const number = Number(event.key) - 1, slot = "abcde".indexOf(event.key.toLowerCase());
-    if (event.key === "Escape" && picked != null) picked = null;
+    if (event.key === "Escape" && picked != null) unpick();
     else if (event.key.length === 1 && number >= 0 && number < k) {
       picked = held.indexOf(number);
       say.textContent = `Row ${number + 1} is picked: press a letter from A to ${letter(k - 1)}.`;
     } else if (event.key.length === 1 && slot >= 0 && slot < k && picked != null) {
-      if (picked !== slot) move(picked, slot);
+      if (picked === slot) unpick();
+      else move(picked, slot);
       picked = null;
       paint();
       places[slot].focus(); // a place in the pool that is empty now cannot keep the focus
@@ -131,7 +143,9 @@ export function play(el, trial, { feedback = false, progress = "" } = {}) {
       dragged = true; // the click that may follow is not a press
       setTimeout(() => (dragged = false));
       const to = end.type === "pointerup" && document.elementFromPoint(end.clientX, end.clientY)?.closest(".place");
+      if (over) return; // confirmed by a key while it was dragged
       if (to && root.contains(to) && to !== from) move(Number(from.dataset.place), Number(to.dataset.place));
+      else unpick();
       picked = null;
       paint();
       if (to) to.focus({ preventScroll: true });
@@ -147,13 +161,24 @@ export function play(el, trial, { feedback = false, progress = "" } = {}) {
   document.addEventListener("visibilitychange", watch);
 
   let resolve, answer;
+  // Until whoever waits for the answer has kept it and shows something else, the trial stays as it was confirmed.
+  function send() {
+    over = sent = true;
+    picked = null;
+    root.querySelector(".sure").disabled = true;
+    paint();
+    resolve(answer);
+  }
   function finish() {
-    if (over) return resolve(answer);
+    if (over) return send();
     const rt = performance.now() - started, match = trial.right.map((_, j) => held.indexOf(j));
     document.removeEventListener("visibilitychange", watch);
     const ms = (value) => Math.round(10 * value) / 10;
     answer = { trial: trial.id, match, confidence: confidence(), rt: ms(rt), first: ms(first), moves, away: ms(away), width: window.innerWidth };
-    if (!feedback) return resolve(answer);
+    if (!feedback) {
+      say.textContent = "";
+      return send();
+    }
     over = true;
     picked = null;
     const hits = match.filter((slot, j) => slot === trial.answer[j]).length;
@@ -207,6 +232,13 @@ export function page(el, title, body, buttons = ["Go on"]) {
   });
 }
 
+// After a reload, or in a second window: how far the session is.
+function resumed(study, next, main) {
+  const practice = study.trials.length - main;
+  const done = next > practice ? `${next - practice} of ${main} trials` : `${next} of ${practice} practice trials`;
+  return next && study.resumed ? [study.resumed.replace("{done}", done)] : [];
+}
+
 // Leads through a study from `store.next` on: consent, instruction, trials, breaks. `store.answer(answer)` must resolve
 // only when the answer is kept. `study` has texts (lists of paragraphs) and `trials`; false if consent was refused.
 export async function run(el, study, store) {
@@ -218,8 +250,8 @@ export async function run(el, study, store) {
       return false;
     }
   }
-  if (study.instruction) await page(el, "What to do", study.instruction, ["Start"]);
   const main = study.trials.filter((trial) => trial.part !== "practice").length;
+  if (study.instruction) await page(el, "What to do", [...resumed(study, store.next, main), ...study.instruction], [store.next ? "Go on" : "Start"]);
   let before = null;
   for (let i = store.next ?? 0; i < study.trials.length; i++) {
     const trial = study.trials[i], practice = trial.part === "practice", done = i - (study.trials.length - main);

@@ -164,6 +164,8 @@ def serve(folder: Path, participants: int, host: str, port: int) -> None:
     at = f"http://{host}:{port}"
     for number, token in enumerate(tokens, start=1):
         print(f"sub-{number:03d} {at}/p/{token}")
+    if not tokens:
+        print("nobody can take part yet, because there are no participants' links: --participants 20 makes twenty")
     print(f"results: {at}/operator/answers.csv with the token in {Path(folder) / OPERATOR}", flush=True)
     # Somebody may look at a trial for a minute: until then the connection stays.
     uvicorn.run(made, host=host, port=port, log_level="warning", access_log=False, timeout_keep_alive=90)

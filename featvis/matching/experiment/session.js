@@ -84,13 +84,15 @@ async function start() {
     };
     if (!(await run(el, study, store))) return;
   }
+  let stored = true;
   if (!study.commented) {
     const text = h("textarea", { id: "comment", maxlength: 2000 });
     const label = h("label", { for: "comment" }, "Is there anything that you would like to tell us? (optional)");
     const skipped = await page(el, "Nearly done", [label, text], ["Send", "Skip"]);
-    await send("/events", { kind: "comment", data: { text: skipped ? "" : text.value } });
+    const told = await send("/events", { kind: "comment", data: { text: skipped ? "" : text.value } });
+    stored = told.ok;
   }
-  page(el, "Thank you", study.debriefing, []);
+  page(el, "Thank you", [...study.debriefing, stored ? study.saved : "Your answers are saved, but your comment was not stored."], []);
 }
 
 start().catch((error) => page(el, "Something went wrong", [String(error.message), "Reload the page to go on where you were."], []));

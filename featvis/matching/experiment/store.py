@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from featvis.errors import FeatvisError, reason
+from featvis.errors import FeatvisError, listed, reason
 from featvis.matching import trials
 from featvis.matching.trials import Trial
 
@@ -29,6 +29,11 @@ LONGEST = 2000  # characters of a comment
 MOST_EVENTS = 20  # of a kind, that a participant may send
 TOLD = "SELECT data FROM events WHERE participant = ? AND kind = ? ORDER BY id"
 NUMBERS = {"rt": 1e9, "first": 1e9, "away": 1e9, "moves": 1e6, "width": 1e6}  # fields of an answer and their largest
+VALID: dict[type, tuple[str, Callable[[Any], bool]]] = {  # of each text of a study, by what the package's own is
+    str: ("a text", lambda value: isinstance(value, str)),
+    list: ("a list of texts", lambda value: isinstance(value, list) and all(isinstance(part, str) for part in value)),
+    int: ("a whole number, 0 or more", lambda value: type(value) is int and value >= 0),
+}
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS study (trials TEXT NOT NULL);
@@ -300,7 +305,8 @@ def _is_text(text: str) -> bool:
 
 
 def read_texts(file: Path) -> dict[str, Any]:
-    """The texts of a study: those beside its trials, or else the package's."""
+    """The texts of a study: those beside its trials, or else the package's. Raises FeatvisError for what no page shows,
+    so that nobody is asked for consent with other words than the study's because of a slip."""
     default = json.loads((Path(__file__).parent / TEXTS).read_text(encoding="utf-8"))
     if not file.is_file():
         return default
@@ -308,9 +314,12 @@ def read_texts(file: Path) -> dict[str, Any]:
         given = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FeatvisError(f"{str(file)!r} is not JSON: {reason(error)}.") from error
-    wrong = not isinstance(given, dict) or any(
-        type(given.get(name, default[name])) is not type(default[name]) for name in default
-    )
-    if wrong:
-        raise FeatvisError(f"{str(file)!r} does not hold {', '.join(default)} as the package's texts do.")
-    return default | {name: given[name] for name in default if name in given}
+    if not isinstance(given, dict):
+        raise FeatvisError(f"{str(file)!r} does not hold texts by their names; valid are {listed(default)}.")
+    if unknown := [repr(name) for name in given if name not in default]:
+        raise FeatvisError(f"{str(file)!r} has the unknown {listed(unknown)}; valid are {listed(default)}.")
+    for name, value in given.items():
+        valid, sound = VALID[type(default[name])]
+        if not sound(value):
+            raise FeatvisError(f"{str(file)!r} has {name} = {json.dumps(value)}; valid is {valid}.")
+    return default | given
