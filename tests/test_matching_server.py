@@ -719,7 +719,7 @@ def test_a_study_with_answers_is_not_made_anew(tmp_path, capsys):
     assert (tmp_path / "trials.json").read_text() == "kept"
 
 
-def test_generate_makes_a_study_that_can_be_served(tmp_path):
+def test_generate_makes_a_study_that_can_be_served(tmp_path, capsys):
     out = tmp_path / "study"
     main(
         [
@@ -741,6 +741,12 @@ def test_generate_makes_a_study_that_can_be_served(tmp_path):
     store = Store(out)
     assert store.texts == json.loads((out / "texts.json").read_text())
     assert len(store.design.lists) == 2
-    assert json.loads((out / "report.json").read_text())["units"].keys() == {"early", "middle", "late", "practice"}
+    report, said = json.loads((out / "report.json").read_text()), capsys.readouterr().out
+    assert report["units"].keys() == {"early", "middle", "late", "practice"}
+    for kind, told in report["trials_with_an_image_twice"].items():
+        trials = [t for part in store.design.lists for t in part if (t.kind, t.part) == (kind, "main")]
+        images = [[key for row in (*t.left, *t.right) for key in row] for t in trials]
+        assert told == {"trials": sum(max(map(keys.count, keys)) > 1 for keys in images), "of": len(trials)}
+        assert f"{told['trials']} of {told['of']} {kind} trials" in said or not told["trials"]
     assert not list(out.glob(".*"))
     store.close()

@@ -97,6 +97,9 @@ def _generate(options: argparse.Namespace) -> None:
         if not (options.out / TEXTS).exists():
             shutil.copy(Path(experiment.__file__).parent / TEXTS, out)
         cells = made.frame().groupby(["list", "part"]).size().unstack()
+        main = [trial for part in made.lists for trial in part if trial.part == "main"]
+        again = {kind: [t.repeats for t in main if t.kind == kind] for kind in trials.KINDS}
+        twice = {kind: {"trials": sum(found), "of": len(found)} for kind, found in again.items()}
         report = {
             "subject": subject.name,
             "fingerprint": subject.fingerprint,
@@ -104,10 +107,14 @@ def _generate(options: argparse.Namespace) -> None:
             "units": {depth: list(made_of.of(depth)) for depth in dict.fromkeys(made_of.depths)},
             "exemplars_strength": float(made_of.strength().mean()),
             "lists": cells.to_dict("records"),
+            "trials_with_an_image_twice": twice,
         }
         write_json(out / "report.json", report)
     shutil.rmtree(options.out / ".work", ignore_errors=True)
     print(f"{options.out}: {len(made.lists)} lists of {len(made.lists[0])} trials of {options.per_trial} units")
+    if any(found["trials"] for found in twice.values()):
+        parts = " and ".join(f"{found['trials']} of {found['of']} {kind} trials" for kind, found in twice.items())
+        print(f"in {parts} an image is there twice, because it excites two of the units; more images make that rarer")
 
 
 def _simulate_arguments(part: argparse.ArgumentParser) -> None:

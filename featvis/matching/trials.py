@@ -44,6 +44,12 @@ class Trial:
     right: tuple[tuple[str, ...], ...]
     answer: tuple[int, ...]
 
+    @property
+    def repeats(self) -> bool:
+        """Whether an image is there more than once, because it excites two of the units."""
+        keys = [key for row in (*self.left, *self.right) for key in row]
+        return len(set(keys)) < len(keys)
+
     def right_units(self, given: Sequence[int]) -> str:
         """Which units were matched rightly, in the order of `units`, as "101": given[j] is the row for right[j]."""
         hits = ["0"] * len(self.units)
