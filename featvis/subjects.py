@@ -134,9 +134,6 @@ class Subject:
             raise FeatvisError(
                 f"the device {device!r} cannot be used here ({reason(error)}); give cpu, or leave it out."
             ) from error
-        odd = {str(p.dtype) for p in self.network.parameters() if p.is_floating_point() and p.dtype != torch.float32}
-        if odd:
-            raise FeatvisError(f"the weights of {name} are {listed(sorted(odd))}; valid is float32: network.float().")
         self.classes = tuple(classes)
         self._examples, self._late = tuple(examples), late
         self._hashed: tuple[Any, str] | None = None
@@ -168,19 +165,19 @@ class Subject:
     def _seen(self) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
         shapes: dict[str, tuple[int, ...]] = {}
         last: set[str] = set()
-        features: list[int] = []  # of the last module that works along the last dimension, until one works on maps
+        features: list[int] = []  # of the last module with weights, if it works along the last dimension of maps
 
         def note(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, _inputs: object, output: object) -> None:
                 if not isinstance(output := first_tensor(output), Tensor) or output.shape[:1] != probe.shape[:1]:
                     return
                 shape = tuple(output.shape[1:])
-                if isinstance(module, nn.Linear):
-                    features[:] = [module.out_features]
-                elif isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
-                    features[:] = module.normalized_shape  # torchvision has one that works on maps as they usually are
-                elif isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+                if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.LayerNorm)):
                     features.clear()
+                if len(shape) == 3 and isinstance(module, nn.Linear):
+                    features[:] = [module.out_features]
+                if len(shape) == 3 and isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+                    features[:] = module.normalized_shape  # torchvision has one that works on maps as they usually are
                 if name in shapes:
                     return
                 if len(shape) == 3 and features == [shape[2]] != [shape[0]]:
@@ -198,6 +195,8 @@ class Subject:
                 self.network(probe)
         except Exception as error:  # whatever a reader's own forward raises
             size = f"{height} x {width} pixels"
+            if odd := {str(p.dtype) for p in self.network.parameters() if p.dtype != torch.float32}:
+                size += f" in float32 with weights in {listed(sorted(odd))} (network.float() makes them float32)"
             raise FeatvisError(f"{self.name} cannot take an image of {size}: {reason(error)}") from error
         finally:
             for handle in handles:
@@ -307,7 +306,8 @@ class Subject:
         """
         known = [self._known(layer) for layer in layers]
         shape = (2, len(self.preprocess.mean), *self.preprocess.size)
-        probe = self.prepared(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+        noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        probe = None if self.device.type == "meta" else self.prepared(noise)  # where nothing is computed
         return cut(
             self.network,
             known,

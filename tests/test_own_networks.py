@@ -170,6 +170,27 @@ def test_a_norm_of_usual_maps_leaves_them_as_they_are():
     assert subject.layers["3"] == (6, 1, 1)
 
 
+def test_a_linear_layer_beside_a_map_says_nothing_of_the_map():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.gate, self.last, self.fc = (
+                nn.Conv2d(3, 8, 3, 2, 1),
+                nn.Linear(8, 16),
+                nn.Identity(),
+                nn.Linear(8, 5),
+            )
+
+        def forward(self, x):
+            x = self.c(x)  # as wide as the gate
+            x = self.last(x * self.gate(x.mean((2, 3))).sigmoid().mean(1)[:, None, None, None])
+            return self.fc(x.mean((2, 3)))
+
+    subject = fv.load(Gated(), preprocess=PREPROCESS)
+    assert not subject.channels_last
+    assert subject.layers["last"] == (8, 16, 16)
+
+
 @pytest.mark.parametrize("name", ["photonet", "resnet18", "shufflenet_v2_x0_5"])
 def test_a_network_without_surprises_is_still_rewritten(name):
     subject = fv.load(name, weights="random", device="cpu")
@@ -210,7 +231,7 @@ def test_grey_networks_get_the_luminance():
 
 def test_what_cannot_be_studied_is_said_at_once():
     network = Own(lambda own, x: x)
-    with pytest.raises(FeatvisError, match=r"torch.float16; valid is float32"):
+    with pytest.raises(FeatvisError, match=r"weights in torch.float16 \(network.float\(\) makes"):
         fv.load(Own(lambda own, x: x).half(), preprocess=PREPROCESS)
     with pytest.raises(FeatvisError, match=r"size=32 was given; valid is \(height, width\)"):
         fv.Preprocess(32)
