@@ -433,9 +433,9 @@ def test_an_export_without_jspsych_is_no_blank_page(player, tmp_path):
     jspsych.export(source, out)
     with served(out) as url:
         player.driver.get(f"{url}/index.html")
-        shown = player.driver.find_element("id", "study")
-        wait_for(lambda: shown.text, why="saying what is missing")
-        assert "the package jspsych is missing: copy its dist/index.browser.min.js to jspsych/" in shown.text
+        shown = "return document.getElementById('study')?.textContent.trim()"
+        said = wait_for(lambda: player.driver.execute_script(shown), why="saying what is missing")
+        assert "the package jspsych is missing: copy its dist/index.browser.min.js to jspsych/" in said
         complaints(player.driver)
 
 
