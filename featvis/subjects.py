@@ -163,6 +163,7 @@ class Subject:
 
     @cached_property
     def _seen(self) -> tuple[dict[str, tuple[int, ...]], frozenset[str]]:
+        """(`layers`, `channels_last`), from one pass over two grey images. Raises FeatvisError where that fails."""
         shapes: dict[str, tuple[int, ...]] = {}
         last: set[str] = set()
         features: list[int] = []  # of the last module with weights, if it works along the last dimension of maps
@@ -354,7 +355,8 @@ class Subject:
     def fingerprint(self) -> str:
         """A hash of architecture, weights, preprocessing and class names: another network, another fingerprint.
 
-        Of code that does not come with torch, torchvision or featvis its text counts, too.
+        Of code that does not come with torch, torchvision or featvis its text counts, too. Weights that are written
+        through `.data`, of which torch keeps no count, are not noticed once the fingerprint has been asked for.
         """
         state = self.network.state_dict()
         now = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in state.values())

@@ -248,35 +248,30 @@ def test_what_cannot_be_studied_is_said_at_once():
 
 
 def test_other_weights_and_other_code_have_other_fingerprints():
-    class A(nn.Module):
+    class Base(nn.Module):
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
             self.c = nn.Conv2d(3, 4, 3)
 
+    class A(Base):
         def forward(self, x):
             return self.c(x).mean((2, 3))
 
     plain = A
 
-    class A(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.c = nn.Conv2d(3, 4, 3)
-
+    class A(Base):  # printed, it is the same
         def forward(self, x):
             return self.c(-x).mean((2, 3))
 
     one, other = (fv.load(kind(), preprocess=PREPROCESS) for kind in (plain, A))
+    assert str(one.network) == str(other.network)
     assert one.fingerprint != other.fingerprint
-    assert one.fingerprint == fv.load(plain(), preprocess=PREPROCESS).fingerprint
     before = one.fingerprint
+    assert before == fv.load(plain(), preprocess=PREPROCESS).fingerprint
     with torch.no_grad():
         one.network.c.weight += 1
     assert one.fingerprint != before
-    with torch.no_grad():
-        one.network.c.weight -= 1
 
 
 @pytest.mark.parametrize("key", ["", "state_dict", "model_state_dict", "net"])
